@@ -1,0 +1,87 @@
+"""Times one load or save of the reference or of safetensors, in a fresh process, as JSON.
+
+`import torch` is not counted: the clock runs around the call alone.
+"""
+
+import argparse
+import json
+import time
+
+import reference
+
+
+def peak_bytes():
+    """The process's own high-water mark of resident memory."""
+    with open("/proc/self/status") as status:
+        for line in status:
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    raise SystemExit("no VmHWM in /proc/self/status")
+
+
+def total_bytes(tensors):
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def load(arguments):
+    tensorizer = reference.use(arguments.reference)
+    start = time.perf_counter()
+    file = tensorizer.TensorDeserializer(
+        arguments.source,
+        device="cpu",
+        num_readers=arguments.readers,
+        verify_hash=arguments.verify,
+    )
+    seconds = time.perf_counter() - start
+    return seconds, total_bytes(file.values())
+
+
+def save(arguments):
+    from safetensors.torch import load_file
+
+    tensorizer = reference.use(arguments.reference)
+    # Cloned, so that the clock does not count page faults of the source's mapping.
+    tensors = {name: tensor.clone() for name, tensor in load_file(arguments.source).items()}
+    start = time.perf_counter()
+    serializer = tensorizer.TensorSerializer(arguments.destination)
+    serializer.write_state_dict(tensors)
+    serializer.close()
+    return time.perf_counter() - start, total_bytes(tensors.values())
+
+
+def safetensors_load(arguments):
+    from safetensors.torch import load_file
+
+    start = time.perf_counter()
+    tensors = load_file(arguments.source)
+    if arguments.clone:
+        tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+    return time.perf_counter() - start, total_bytes(tensors.values())
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    jobs = parser.add_subparsers(dest="job", required=True)
+    job = jobs.add_parser("load")
+    reference.add_argument(job)
+    job.add_argument("--readers", type=int, help="default: the reference chooses")
+    job.add_argument("--verify", action="store_true")
+    job.add_argument("source")
+    job.set_defaults(run=load)
+    job = jobs.add_parser("save")
+    reference.add_argument(job)
+    job.add_argument("source")
+    job.add_argument("destination")
+    job.set_defaults(run=save)
+    job = jobs.add_parser("safetensors")
+    job.add_argument("--clone", action="store_true")
+    job.add_argument("source")
+    job.set_defaults(run=safetensors_load)
+    arguments = parser.parse_args()
+
+    seconds, size = arguments.run(arguments)
+    print(json.dumps({"seconds": seconds, "bytes": size, "peak_bytes": peak_bytes()}))
+
+
+if __name__ == "__main__":
+    main()
