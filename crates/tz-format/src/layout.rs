@@ -269,7 +269,7 @@ fn check(specs: &[TensorSpec], options: &LayoutOptions) -> Result<(), Unwritable
     let mut registry = PathRegistry::with_capacity(specs.len());
     for spec in specs {
         let name = || spec.path.to_string();
-        if spec.path.to_wire().len() > usize::from(u16::MAX) {
+        if spec.path.wire().len() > usize::from(u16::MAX) {
             return Err(Unwritable::NameTooLong(name()));
         }
         if spec.shape.len() > usize::from(u8::MAX) {
@@ -306,7 +306,7 @@ fn place(
             .as_ref()
             .map_or(0, |plan| plan.template_len(entry.data_len));
         let header_len = TensorHeader::min_len(
-            entry.path.to_wire().len(),
+            entry.path.wire().len(),
             entry.dtype.to_wire().len(),
             entry.shape.len() * if entry.long_dims { 8 } else { 4 },
             &options.hashes,

@@ -1,6 +1,8 @@
 //! Names of tensors: a plain string, or a path through nested dicts and lists. Owns [`TensorPath`] and the
 //! rules between paths of one file.
 
+use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::fmt;
 
@@ -38,31 +40,56 @@ impl fmt::Display for PathKey {
 }
 
 /// Where a tensor stands in its state dict or module. Never empty.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct TensorPath {
-    keys: Vec<PathKey>,
+    keys: Keys,
+}
+
+/// Nearly every path is one name: it needs no list of its own.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Keys {
+    One([PathKey; 1]),
+    /// Two keys or more.
+    Many(Vec<PathKey>),
 }
 
 impl From<&str> for TensorPath {
     fn from(name: &str) -> Self {
-        Self {
-            keys: vec![name.into()],
-        }
+        name.to_owned().into()
     }
 }
 
 impl From<String> for TensorPath {
     fn from(name: String) -> Self {
         Self {
-            keys: vec![PathKey::Name(name)],
+            keys: Keys::One([PathKey::Name(name)]),
         }
+    }
+}
+
+impl Ord for TensorPath {
+    /// Key by key.
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.keys().cmp(other.keys())
+    }
+}
+
+impl PartialOrd for TensorPath {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl fmt::Debug for TensorPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("TensorPath").field(&self.keys()).finish()
     }
 }
 
 impl fmt::Display for TensorPath {
     /// The plain name, or the keys joined with `/`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (depth, key) in self.keys.iter().enumerate() {
+        for (depth, key) in self.keys().iter().enumerate() {
             if depth > 0 {
                 f.write_str("/")?;
             }
@@ -76,20 +103,30 @@ impl TensorPath {
     /// A path of `keys`; `None` where there are none.
     #[must_use]
     pub fn new(keys: Vec<PathKey>) -> Option<Self> {
-        (!keys.is_empty()).then_some(Self { keys })
+        if keys.is_empty() {
+            return None;
+        }
+        let keys = match <[PathKey; 1]>::try_from(keys) {
+            Ok(one) => Keys::One(one),
+            Err(many) => Keys::Many(many),
+        };
+        Some(Self { keys })
     }
 
     /// The steps, outermost first.
     #[must_use]
     pub fn keys(&self) -> &[PathKey] {
-        &self.keys
+        match &self.keys {
+            Keys::One(one) => one,
+            Keys::Many(many) => many,
+        }
     }
 
     /// The name, where the path is a single string.
     #[must_use]
     pub fn plain(&self) -> Option<&str> {
-        match self.keys.as_slice() {
-            [PathKey::Name(name)] => Some(name),
+        match &self.keys {
+            Keys::One([PathKey::Name(name)]) => Some(name),
             _ => None,
         }
     }
@@ -130,18 +167,21 @@ impl TensorPath {
     /// with the structured mark) is written as a path of one key, which readers take for the same name.
     #[must_use]
     pub fn to_wire(&self) -> Vec<u8> {
-        match self.plain() {
-            Some(name) if !name.is_empty() && name.as_bytes().first() != Some(&PATH_MARK) => {
-                name.as_bytes().to_vec()
-            }
-            _ => self.to_json_seq(),
+        self.wire().into_owned()
+    }
+
+    /// [`Self::to_wire`] without a copy of a plain name.
+    pub(crate) fn wire(&self) -> Cow<'_, [u8]> {
+        match self.plain().map(str::as_bytes) {
+            Some(name) if name.first().is_some_and(|&byte| byte != PATH_MARK) => name.into(),
+            _ => self.to_json_seq().into(),
         }
     }
 
     /// Compact ASCII JSON after the mark, escaped as Python's `json.dumps` does.
     fn to_json_seq(&self) -> Vec<u8> {
         let mut out = vec![PATH_MARK, b'['];
-        for (depth, key) in self.keys.iter().enumerate() {
+        for (depth, key) in self.keys().iter().enumerate() {
             if depth > 0 {
                 out.push(b',');
             }
