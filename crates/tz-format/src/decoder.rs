@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::error::{Fault, FormatError, Malformed};
+use crate::error::{Fault, FormatError};
 use crate::extension::Extension;
 use crate::file_header::FileHeader;
 use crate::frozen::{EXT_CRITICAL, FILE_HEADER_LEN};
@@ -135,13 +135,8 @@ impl Front {
             let end = entry.data_end();
             if end > file_len {
                 let fault = Fault::OutOfFile { end, file_len };
-                let malformed = Malformed {
-                    field: "data",
-                    offset: entry.data_offset,
-                    tensor: None,
-                    fault,
-                };
-                return Err(malformed.of_tensor(&entry.path.to_string()).into());
+                let error = FormatError::malformed("data", entry.data_offset, fault);
+                return Err(error.of_tensor(&entry.path));
             }
         }
         Ok(())

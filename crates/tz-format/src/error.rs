@@ -4,6 +4,8 @@ use std::fmt;
 
 use thiserror::Error;
 
+use crate::tensor_path::TensorPath;
+
 /// Why bytes are not a file that this crate reads, or why values cannot be written as one.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
@@ -57,6 +59,14 @@ impl FormatError {
             tensor: None,
             fault,
         })
+    }
+
+    /// Adds the tensor's name to a [`Malformed`] refusal, unless a deeper layer already did.
+    pub(crate) fn of_tensor(self, path: &TensorPath) -> Self {
+        match self {
+            Self::Malformed(malformed) => Self::Malformed(malformed.of_tensor(&path.to_string())),
+            other => other,
+        }
     }
 }
 
@@ -167,6 +177,9 @@ pub enum Fault {
         /// Length of the file.
         file_len: u64,
     },
+    /// A tensor ends beyond 2^63 bytes, where no file can.
+    #[error("the tensor would end beyond 2^63 bytes")]
+    OffsetOverflow,
     /// Header and data do not leave room for the header's fields.
     #[error("too short for a tensor header")]
     HeaderTooShort,

@@ -25,8 +25,8 @@ impl FileHeader {
     /// Length of the front: header and index.
     #[must_use]
     pub fn front_len(&self) -> u64 {
-        // `read` bounds the index length by the limits and by `i64::MAX`.
-        FILE_HEADER_LEN + self.index_len
+        // `read` bounds the index length by `i64::MAX`, so only a made-up header saturates.
+        FILE_HEADER_LEN.saturating_add(self.index_len)
     }
 
     /// `magic, u32 version, 32 bytes of flags, u64 tensor bytes, 8 zero bytes, u64 count, u64 index length`.

@@ -1,10 +1,11 @@
 //! The index: one entry per tensor, in file order. Owns [`TensorEntry`] and the rules between entries.
 
+use std::cmp::Ordering;
+
 use crate::dtype::Dtype;
-use crate::error::{Fault, FormatError, Malformed};
+use crate::error::{Fault, FormatError};
 use crate::frozen::{ENTRY_VERSION_LONG, ENTRY_VERSION_SHORT};
 use crate::limits::Limits;
-use crate::tensor_header::TensorHeader;
 use crate::tensor_path::{PathRegistry, TensorPath};
 use crate::version::{Flags, Version};
 use crate::wire::{Reader, Writer};
@@ -100,13 +101,17 @@ impl TensorEntry {
         } else {
             false
         };
-        let name_at = r.offset();
         let name_len = r.u16("name length")?;
-        let path = TensorPath::from_wire(r.bytes(name_len.into(), "name")?)
+        let name_at = r.offset();
+        let name = r.bytes(name_len.into(), "name")?;
+        let path = TensorPath::from_wire(name)
             .map_err(|fault| FormatError::malformed("name", name_at, fault))?;
-        Self::read_rest(r, version, path.clone(), long_dims).map_err(|error| match error {
-            FormatError::Malformed(malformed) => malformed.of_tensor(&path.to_string()).into(),
-            other => other,
+        Self::read_rest(r, version, path, name_at, long_dims).map_err(|error| {
+            // Rare, so the name is decoded again rather than kept beside every entry.
+            match TensorPath::from_wire(name) {
+                Ok(path) => error.of_tensor(&path),
+                Err(_) => error,
+            }
         })
     }
 
@@ -114,6 +119,7 @@ impl TensorEntry {
         r: &mut Reader<'_>,
         version: Version,
         path: TensorPath,
+        name_at: u64,
         long_dims: bool,
     ) -> Result<Self, FormatError> {
         let kind_at = r.offset();
@@ -124,12 +130,12 @@ impl TensorEntry {
         if kind != TensorKind::StateDict && path.plain().is_none() {
             return Err(FormatError::malformed(
                 "name",
-                kind_at,
+                name_at,
                 Fault::StructuredPath,
             ));
         }
-        let dtype_at = r.offset();
         let dtype_len = r.u8("dtype length")?;
+        let dtype_at = r.offset();
         let text = std::str::from_utf8(r.bytes(dtype_len.into(), "dtype")?)
             .map_err(|_| FormatError::malformed("dtype", dtype_at, Fault::NotUtf8))?;
         let dtype = Dtype::from_wire(text).ok_or_else(|| {
@@ -146,8 +152,9 @@ impl TensorEntry {
                 too_low(Version::V2),
             ));
         }
+        let rank = r.u8("rank")?;
         let shape_at = r.offset();
-        let shape = read_dims(r, long_dims)?;
+        let shape = read_dims(r, rank, long_dims)?;
         let expected = byte_len(dtype, &shape)
             .ok_or_else(|| FormatError::malformed("shape", shape_at, Fault::ShapeOverflow))?;
         let header_offset = r.u64("header offset")?;
@@ -195,7 +202,7 @@ impl TensorEntry {
 
     /// The planner refuses names over 65,535 bytes, so the length fits.
     pub(crate) fn write_name(&self, w: &mut Writer) {
-        let name = self.path.to_wire();
+        let name = self.path.wire();
         w.u16(u16::try_from(name.len()).unwrap_or(u16::MAX));
         w.bytes(&name);
     }
@@ -218,8 +225,8 @@ pub(crate) fn byte_len(dtype: Dtype, shape: &[u64]) -> Option<u64> {
     (len <= i64::MAX.cast_unsigned()).then_some(len)
 }
 
-pub(crate) fn read_dims(r: &mut Reader<'_>, long: bool) -> Result<Vec<u64>, FormatError> {
-    let rank = r.u8("rank")?;
+/// `rank` dimensions; the caller has read the rank, so that it knows where they stand.
+pub(crate) fn read_dims(r: &mut Reader<'_>, rank: u8, long: bool) -> Result<Vec<u64>, FormatError> {
     (0..rank)
         .map(|_| {
             if long {
@@ -243,6 +250,13 @@ pub(crate) fn write_dims(w: &mut Writer, shape: &[u64], long: bool) {
     }
 }
 
+/// Fields of an index entry that its tensor header lacks: header offset, data offset, data length.
+const PLACE_LEN: u64 = 24;
+/// Fields of a tensor header that its index entry lacks: header length, module index, an empty hash block, data length.
+const HEADER_EXTRA_LEN: u64 = 8 + 2 + 3 + 8;
+/// An empty crypt block: its length and a count of zero.
+const EMPTY_CRYPT_LEN: u64 = 8 + 2;
+
 /// Reads `count` entries and checks them against each other: file order, no overlap, no hole, no path twice.
 /// `front_len` is where the first tensor header must stand.
 pub(crate) fn read_entries(
@@ -253,6 +267,7 @@ pub(crate) fn read_entries(
     front_len: u64,
     limits: &Limits,
 ) -> Result<Vec<TensorEntry>, FormatError> {
+    let start = r.clone();
     // The smallest entry is 29 bytes, so a count that lies cannot reserve more than the index justifies.
     let capacity = usize::try_from(count)
         .unwrap_or(usize::MAX)
@@ -262,67 +277,74 @@ pub(crate) fn read_entries(
     for _ in 0..count {
         let offset = r.offset();
         let entry = TensorEntry::read(r, version, flags)?;
-        check_place(&entry, end).map_err(|fault| {
-            Malformed {
-                field: "index entry",
-                offset,
-                tensor: None,
-                fault,
-            }
-            .of_tensor(&entry.path.to_string())
-        })?;
+        // A header spells name, dtype and shape as the entry does, between the fields that are its own.
+        let entry_len = r.offset() - offset - if flags.versioned_entries { 4 } else { 0 };
+        let crypt_len = if flags.encrypted { EMPTY_CRYPT_LEN } else { 0 };
+        let header_min = entry_len - PLACE_LEN + HEADER_EXTRA_LEN + crypt_len;
+        let place_at = r.offset() - PLACE_LEN;
+        check_place(&entry, end, header_min, place_at)
+            .map_err(|error| error.of_tensor(&entry.path))?;
         let limit = limits.header_len(entry.data_len);
         if entry.header_len() > limit {
-            let value = entry.header_len();
             return Err(FormatError::LimitExceeded {
                 what: "tensor header length",
-                value,
+                value: entry.header_len(),
                 limit,
-                offset,
+                offset: place_at,
             });
         }
         end = entry.data_end();
         entries.push(entry);
     }
     let mut registry = PathRegistry::with_capacity(entries.len());
-    for entry in &entries {
-        registry.add(&entry.path).map_err(|fault| {
-            let field = "name";
-            Malformed {
-                field,
-                offset: entry.header_offset,
-                tensor: None,
-                fault,
-            }
-            .of_tensor(&entry.path.to_string())
-        })?;
+    for (i, entry) in entries.iter().enumerate() {
+        if let Err(fault) = registry.add(&entry.path) {
+            let offset = name_offset(start, i, version, flags)?;
+            return Err(FormatError::malformed("name", offset, fault).of_tensor(&entry.path));
+        }
     }
     Ok(entries)
 }
 
-fn check_place(entry: &TensorEntry, end: u64) -> Result<(), Fault> {
+/// Where the name of entry `index` stands: found by reading again, so that valid files pay nothing for it.
+fn name_offset(
+    mut r: Reader<'_>,
+    index: usize,
+    version: Version,
+    flags: Flags,
+) -> Result<u64, FormatError> {
+    for _ in 0..index {
+        TensorEntry::read(&mut r, version, flags)?;
+    }
+    Ok(r.offset() + if flags.versioned_entries { 6 } else { 2 })
+}
+
+/// Refuses an entry whose header does not begin at `end`, is shorter than `header_min`, or whose data ends beyond
+/// what a signed offset can express. Its header offset stands at `place_at`.
+fn check_place(
+    entry: &TensorEntry,
+    end: u64,
+    header_min: u64,
+    place_at: u64,
+) -> Result<(), FormatError> {
+    let misplaced = |fault| FormatError::malformed("header offset", place_at, fault);
     match entry.header_offset.cmp(&end) {
-        std::cmp::Ordering::Less => return Err(Fault::Overlap(end)),
-        std::cmp::Ordering::Greater => return Err(Fault::Hole(end)),
-        std::cmp::Ordering::Equal => {}
+        Ordering::Less => return Err(misplaced(Fault::Overlap(end))),
+        Ordering::Greater => return Err(misplaced(Fault::Hole(end))),
+        Ordering::Equal => {}
     }
-    let min = TensorHeader::min_len(
-        entry.path.to_wire().len(),
-        entry.dtype.to_wire().len(),
-        entry.shape.len() * if entry.long_dims { 8 } else { 4 },
-        &[],
-        0,
-    );
-    if entry
-        .data_offset
-        .checked_sub(entry.header_offset)
-        .is_none_or(|len| len < min)
-    {
-        return Err(Fault::HeaderTooShort);
+    let header_len = entry.data_offset.checked_sub(entry.header_offset);
+    if header_len.is_none_or(|len| len < header_min) {
+        let fault = Fault::HeaderTooShort;
+        return Err(FormatError::malformed("data offset", place_at + 8, fault));
     }
-    // Offsets are signed in the reference's reader.
+    // Offsets are signed in the reference's reader, and in most file systems.
     match entry.data_offset.checked_add(entry.data_len) {
         Some(end) if end <= i64::MAX.cast_unsigned() => Ok(()),
-        _ => Err(Fault::ShapeOverflow),
+        _ => Err(FormatError::malformed(
+            "data offset",
+            place_at + 8,
+            Fault::OffsetOverflow,
+        )),
     }
 }

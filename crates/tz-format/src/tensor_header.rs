@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::crypt_info::CryptInfo;
 use crate::dtype::Dtype;
-use crate::error::{Fault, FormatError, Malformed};
+use crate::error::{Fault, FormatError};
 use crate::hash::{self, HashKind, TensorHash};
 use crate::index::{TensorEntry, TensorKind, read_dims, write_dims};
 use crate::tensor_path::TensorPath;
@@ -31,12 +31,7 @@ impl TensorHeader {
     /// # Errors
     /// [`FormatError::Malformed`] where a field is broken or disagrees with the index, naming the tensor.
     pub fn decode(bytes: &[u8], entry: &TensorEntry, flags: Flags) -> Result<Self, FormatError> {
-        Self::read(bytes, entry, flags).map_err(|error| match error {
-            FormatError::Malformed(malformed) => {
-                malformed.of_tensor(&entry.path.to_string()).into()
-            }
-            other => other,
-        })
+        Self::read(bytes, entry, flags).map_err(|error| error.of_tensor(&entry.path))
     }
 
     /// `u64 length, u16 module index, u8 type, u16 + name, u8 + dtype, u8 + dims, hash block, [crypt block],
@@ -67,22 +62,20 @@ impl TensorHeader {
             offset,
             TensorKind::from_code(r.u8("tensor type")?) == Some(entry.kind),
         )?;
-        let offset = r.offset();
         let name_len = r.u16("name length")?;
+        let offset = r.offset();
         let name = TensorPath::from_wire(r.bytes(name_len.into(), "name")?);
         differs("name", offset, name.as_ref() == Ok(&entry.path))?;
-        let offset = r.offset();
         let dtype_len = r.u8("dtype length")?;
+        let offset = r.offset();
         let dtype = std::str::from_utf8(r.bytes(dtype_len.into(), "dtype")?)
             .ok()
             .and_then(Dtype::from_wire);
         differs("dtype", offset, dtype == Some(entry.dtype))?;
+        let rank = r.u8("rank")?;
         let offset = r.offset();
-        differs(
-            "shape",
-            offset,
-            read_dims(&mut r, entry.long_dims)? == entry.shape,
-        )?;
+        let shape = read_dims(&mut r, rank, entry.long_dims)?;
+        differs("shape", offset, shape == entry.shape)?;
         let (hashes, hash_values) = hash::read_block(&mut r)?;
         let crypt_start = r.pos();
         let crypt_offset = r.offset();
@@ -182,14 +175,8 @@ impl TensorHeader {
         // Hashes and crypt block of another shape than the layout was planned with would shift the data.
         if w.len() + 8 > len_usize {
             let fault = Fault::HeaderTooShort;
-            return Err(Malformed {
-                field: "header length",
-                offset: entry.header_offset,
-                tensor: None,
-                fault,
-            }
-            .of_tensor(&entry.path.to_string())
-            .into());
+            let error = FormatError::malformed("header length", entry.header_offset, fault);
+            return Err(error.of_tensor(&entry.path));
         }
         w.pad_to(len_usize - 8);
         w.u64(entry.data_len);

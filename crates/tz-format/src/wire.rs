@@ -22,7 +22,8 @@ impl<'a> Reader<'a> {
 
     /// Offset in the file of the next byte.
     pub(crate) fn offset(&self) -> u64 {
-        self.base + self.pos as u64
+        // Saturates only where a caller made up the base.
+        self.base.saturating_add(self.pos as u64)
     }
 
     /// Position within the block.
