@@ -6,6 +6,7 @@
 import argparse
 import json
 import time
+from pathlib import Path
 
 import reference
 
@@ -23,6 +24,15 @@ def total_bytes(tensors):
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
+def load_safetensors(source):
+    """The tensors of a file or of all shards in a folder, mapped."""
+    from safetensors.torch import load_file
+
+    source = Path(source)
+    paths = sorted(source.glob("*.safetensors")) if source.is_dir() else [source]
+    return {name: tensor for path in paths for name, tensor in load_file(path).items()}
+
+
 def load(arguments):
     tensorizer = reference.use(arguments.reference)
     start = time.perf_counter()
@@ -37,11 +47,9 @@ def load(arguments):
 
 
 def save(arguments):
-    from safetensors.torch import load_file
-
     tensorizer = reference.use(arguments.reference)
     # Cloned, so that the clock does not count page faults of the source's mapping.
-    tensors = {name: tensor.clone() for name, tensor in load_file(arguments.source).items()}
+    tensors = {name: tensor.clone() for name, tensor in load_safetensors(arguments.source).items()}
     start = time.perf_counter()
     serializer = tensorizer.TensorSerializer(arguments.destination)
     serializer.write_state_dict(tensors)
@@ -50,10 +58,10 @@ def save(arguments):
 
 
 def safetensors_load(arguments):
-    from safetensors.torch import load_file
+    import safetensors.torch  # noqa: F401, not counted
 
     start = time.perf_counter()
-    tensors = load_file(arguments.source)
+    tensors = load_safetensors(arguments.source)
     if arguments.clone:
         tensors = {name: tensor.clone() for name, tensor in tensors.items()}
     return time.perf_counter() - start, total_bytes(tensors.values())

@@ -1,0 +1,43 @@
+//! `cargo xtask bench`: us, the raw baseline and the peers, in alternation in one run on the same
+//! bytes. Each kind of benchmark is a file of its own; `rounds` and `raw` are shared.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+mod local;
+mod raw;
+mod rounds;
+
+pub(crate) use raw::{Args as RawReadArgs, here as raw_read_here, run as raw_read};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    kind: Kind,
+}
+
+#[derive(Debug, Subcommand)]
+enum Kind {
+    /// Load and save on this machine's disk or memory, warm
+    Local(local::Args),
+}
+
+/// What every benchmark takes.
+#[derive(Debug, clap::Args)]
+struct Common {
+    /// How often every contender runs; medians need at least five
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(5..))]
+    rounds: u32,
+    /// Save every sample and ratio here
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// Runs one benchmark.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    match &args.kind {
+        Kind::Local(args) => local::run(args),
+    }
+}

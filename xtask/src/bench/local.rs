@@ -1,0 +1,316 @@
+//! `cargo xtask bench local`: loads to owned host memory and saves, warm, against a raw read into
+//! fresh huge-page memory and against the reference and safetensors.
+//!
+//! The same work everywhere: all bytes end in memory that the process owns, except where the name
+//! says mapped. Python rows count the call alone, not the import of torch; our own rows count from
+//! opening the file. Saving is harder for us: the reference has the tensors in memory already, we
+//! read the checkpoint too.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use super::rounds::{Contender, Sample, Series, Target, alternate, render, render_targets};
+use super::{Common, raw};
+use crate::interop::Python;
+use crate::product::{self, Load, Product};
+use crate::report::{mebibytes, parse_size};
+use crate::{sys, workspace};
+
+/// The reference that we are measured against.
+const REFERENCE: &str = "2.12.1";
+
+const MEMORY_LIMIT: &str = "256MiB";
+/// What `serialize` may take beyond its limit: the program itself, stacks, the tensor table.
+const MEMORY_SLACK: u64 = 64 << 20;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// About how large the model is
+    #[arg(long, default_value = "2GiB", value_parser = parse_size)]
+    size: u64,
+    /// Where the files go [default: /dev/shm if it has room, otherwise the target folder]
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// What `--json` saves.
+#[derive(Serialize)]
+struct Report<'a> {
+    schema: u32,
+    bytes: u64,
+    folder: &'a Path,
+    series: &'a [Series],
+    targets: &'a [Target],
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    let python = Python::ready()?;
+    let product = Product::build()?;
+    let parent = parent(args)?;
+    let folder = tempfile::Builder::new()
+        .prefix("tz-bench-")
+        .tempdir_in(&parent)?;
+    let files = Files::make(&product, folder.path(), args.size)?;
+
+    let mut contenders = loads(&product, &python, &files);
+    contenders.extend(saves(&product, &python, &files));
+    let series = alternate(&contenders, args.common.rounds)?;
+    let targets = targets(&series)?;
+    println!(
+        "{} of tensors in {}, {} rounds, medians; warm cache; fresh process every time",
+        mebibytes(files.bytes),
+        parent.display(),
+        args.common.rounds,
+    );
+    println!(
+        "{}\n{}",
+        render(&series, files.bytes),
+        render_targets(&targets)
+    );
+    if let Some(path) = &args.common.json {
+        let (bytes, series, targets) = (files.bytes, &*series, &*targets);
+        let report = Report {
+            schema: 1,
+            bytes,
+            folder: &parent,
+            series,
+            targets,
+        };
+        fs::write(path, serde_json::to_string_pretty(&report)?)
+            .with_context(|| path.display().to_string())?;
+    }
+    Ok(())
+}
+
+/// Memory-backed storage if there is room for checkpoint, file, copy and one load.
+fn parent(args: &Args) -> Result<PathBuf> {
+    let shared_memory = Path::new("/dev/shm");
+    match &args.dir {
+        Some(dir) => Ok(dir.clone()),
+        None if sys::free_bytes(shared_memory).is_ok_and(|free| free / 4 > args.size) => {
+            Ok(shared_memory.to_owned())
+        }
+        None => workspace::target(),
+    }
+}
+
+/// The model in both forms, and where saves go.
+struct Files {
+    checkpoint: PathBuf,
+    tensors: PathBuf,
+    saved: PathBuf,
+    bytes: u64,
+}
+
+impl Files {
+    fn make(product: &Product, folder: &Path, size: u64) -> Result<Self> {
+        let checkpoint = folder.join("checkpoint");
+        let tensors = folder.join("model.tensors");
+        product.synthesise(size, &checkpoint)?;
+        let arguments = [
+            "serialize".as_ref(),
+            checkpoint.as_os_str(),
+            tensors.as_os_str(),
+        ];
+        product::succeeded(product.run(&arguments)?, &arguments)?;
+        let arguments = [
+            "deserialize".as_ref(),
+            tensors.as_os_str(),
+            "--json".as_ref(),
+        ];
+        let load: Load = product.json(&arguments)?;
+        Ok(Self {
+            checkpoint,
+            tensors,
+            saved: folder.join("saved.tensors"),
+            bytes: load.bytes,
+        })
+    }
+}
+
+const RAW: &str = "raw read, 2 threads, huge pages";
+const OURS: &str = "tz-cli deserialize --no-verify";
+const OURS_VERIFIED: &str = "tz-cli deserialize";
+const OURS_SAVED: &str = "tz-cli serialize --no-fsync";
+const OURS_LIMITED: &str = "tz-cli serialize --memory-limit 256MiB";
+const THEIRS: &str = "tensorizer, ";
+const THEIRS_VERIFIED: &str = "tensorizer, verified, ";
+const THEIRS_SAVED: &str = "tensorizer save";
+
+fn loads<'a>(product: &'a Product, python: &'a Python, files: &'a Files) -> Vec<Contender<'a>> {
+    let raw = |options: &'static [&'static str]| {
+        move || -> Result<Sample> {
+            let (timing, peak_bytes) = raw::fresh_process(&files.tensors, options)?;
+            let seconds = timing.seconds;
+            Ok(Sample {
+                seconds,
+                process_seconds: seconds,
+                peak_bytes,
+            })
+        }
+    };
+    let ours = |options: &'static [&'static str]| {
+        move || {
+            let mut arguments = vec!["deserialize".as_ref(), files.tensors.as_os_str()];
+            arguments.push("--json".as_ref());
+            arguments.extend(options.iter().map(OsStr::new));
+            let finished = product.run(&arguments)?;
+            let (wall, peak_bytes) = (finished.wall, finished.peak_bytes);
+            let load: Load = product::parse(finished, &arguments)?;
+            if load.bytes != files.bytes {
+                bail!("loaded {} bytes of {}", load.bytes, files.bytes);
+            }
+            let process_seconds = wall.as_secs_f64();
+            Ok(Sample {
+                seconds: load.seconds,
+                process_seconds,
+                peak_bytes,
+            })
+        }
+    };
+    let mut contenders = vec![
+        Contender::new(RAW, raw(&[])),
+        Contender::new("raw read, 2 threads, 4 KiB pages", raw(&["--small-pages"])),
+        Contender::new(OURS, ours(&["--no-verify"])),
+        Contender::new(OURS_VERIFIED, ours(&[])),
+    ];
+    for (prefix, verify) in [(THEIRS, None), (THEIRS_VERIFIED, Some("--verify"))] {
+        for readers in ["1", "2", "4", "default"] {
+            let mut arguments = vec!["load", "--reference", REFERENCE];
+            arguments.extend(verify);
+            if readers != "default" {
+                arguments.extend(["--readers", readers]);
+            }
+            let name = format!("{prefix}{readers} readers");
+            let arguments = joined(&arguments, &[&files.tensors]);
+            contenders.push(Contender::new(&name, move || {
+                timed(python, files, &arguments)
+            }));
+        }
+    }
+    for (name, options) in [
+        ("safetensors, mapped, untouched", &["safetensors"][..]),
+        ("safetensors, cloned", &["safetensors", "--clone"]),
+    ] {
+        let arguments = joined(options, &[&files.checkpoint]);
+        contenders.push(Contender::new(name, move || {
+            timed(python, files, &arguments)
+        }));
+    }
+    contenders
+}
+
+fn saves<'a>(product: &'a Product, python: &'a Python, files: &'a Files) -> Vec<Contender<'a>> {
+    let ours = |options: &'static [&'static str]| {
+        move || {
+            remove(&files.saved)?;
+            let mut arguments = vec!["serialize".as_ref(), files.checkpoint.as_os_str()];
+            arguments.push(files.saved.as_os_str());
+            arguments.extend(options.iter().map(OsStr::new));
+            let finished = product::succeeded(product.run(&arguments)?, &arguments)?;
+            // The whole process: `serialize` owes nobody an inner clock.
+            let seconds = finished.wall.as_secs_f64();
+            Ok(Sample {
+                seconds,
+                process_seconds: seconds,
+                peak_bytes: finished.peak_bytes,
+            })
+        }
+    };
+    let save = ["save", "--reference", REFERENCE];
+    let arguments = joined(&save, &[&files.checkpoint, &files.saved]);
+    vec![
+        Contender::new(OURS_SAVED, ours(&["--no-fsync"])),
+        Contender::new("tz-cli serialize", ours(&[])),
+        Contender::new(OURS_LIMITED, ours(&["--memory-limit", MEMORY_LIMIT])),
+        Contender::new(THEIRS_SAVED, move || {
+            remove(&files.saved)?;
+            timed(python, files, &arguments)
+        }),
+    ]
+}
+
+/// One run of `timing.py`, which must have handled all bytes.
+fn timed(python: &Python, files: &Files, arguments: &[OsString]) -> Result<Sample> {
+    #[derive(Deserialize)]
+    struct Timing {
+        seconds: f64,
+        bytes: u64,
+    }
+    let finished = python.run("timing.py", arguments)?;
+    let (process_seconds, peak_bytes) = (finished.wall.as_secs_f64(), finished.peak_bytes);
+    if !finished.status.success() {
+        bail!("timing.py: {}", finished.stderr.trim());
+    }
+    let timing: Timing = serde_json::from_str(&finished.stdout).context("timing.py")?;
+    if timing.bytes != files.bytes {
+        bail!("handled {} bytes of {}", timing.bytes, files.bytes);
+    }
+    Ok(Sample {
+        seconds: timing.seconds,
+        process_seconds,
+        peak_bytes,
+    })
+}
+
+fn targets(series: &[Series]) -> Result<Vec<Target>> {
+    let best = |prefix: &str, not: &str| {
+        let times = series
+            .iter()
+            .filter(|series| series.name.starts_with(prefix))
+            .filter(|series| not.is_empty() || !series.name.starts_with(not))
+            .map(Series::median_seconds);
+        times
+            .reduce(f64::min)
+            .with_context(|| format!("no contender {prefix}"))
+    };
+    let one = |name: &str| {
+        let found = series.iter().find(|series| series.name == name);
+        found.with_context(|| format!("no contender {name}"))
+    };
+    let ours = one(OURS)?.median_seconds();
+    let verified = one(OURS_VERIFIED)?.median_seconds();
+    let limit = parse_size(MEMORY_LIMIT).map_err(anyhow::Error::msg)? + MEMORY_SLACK;
+    let raw = one(RAW)?.median_seconds();
+    let saved = best(THEIRS_SAVED, "")? / one(OURS_SAVED)?.median_seconds();
+    let theirs = best(THEIRS, THEIRS_VERIFIED)?;
+    let theirs_verified = best(THEIRS_VERIFIED, "")?;
+    let peak = one(OURS_LIMITED)?.peak_bytes();
+    Ok(vec![
+        Target::at_least("load: speed as a share of the raw read", 0.85, raw / ours),
+        Target::at_least(
+            "load: times the reference's best setting",
+            3.0,
+            theirs / ours,
+        ),
+        Target::at_least(
+            "verified load: times the reference's",
+            6.0,
+            theirs_verified / verified,
+        ),
+        Target::at_least("save: times the reference, neither with fsync", 2.5, saved),
+        Target::at_most_mebibytes("save: peak memory at 256MiB", limit, peak),
+    ])
+}
+
+fn joined(words: &[&str], paths: &[&Path]) -> Vec<OsString> {
+    let words = words.iter().map(OsString::from);
+    words
+        .chain(paths.iter().map(|path| path.as_os_str().to_owned()))
+        .collect()
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| path.display().to_string())
+        }
+        _ => Ok(()),
+    }
+}

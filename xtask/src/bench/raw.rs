@@ -1,0 +1,125 @@
+//! The raw baseline: threads read a file with positioned reads into fresh memory.
+//!
+//! A process of its own (the hidden `cargo xtask raw-read`), so that no earlier allocation warms
+//! it. The clock covers what a load cannot avoid: mapping the memory, faulting it in, reading.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::sys::{self, FreshMemory};
+
+/// Bytes of one positioned read: large enough that a system call costs nothing, small enough to
+/// share a file evenly. The measurements that the targets come from used it.
+const PIECE: usize = 4 << 20;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    file: PathBuf,
+    #[arg(long, default_value_t = 2)]
+    threads: usize,
+    /// Fresh memory in 4 KiB pages instead of huge ones
+    #[arg(long)]
+    small_pages: bool,
+}
+
+/// What one raw read took.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Timing {
+    pub(crate) seconds: f64,
+    pub(crate) bytes: u64,
+}
+
+/// Reads once and prints the [`Timing`].
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let (seconds, bytes) = read(args).with_context(|| args.file.display().to_string())?;
+    println!("{}", serde_json::to_string(&Timing { seconds, bytes })?);
+    Ok(())
+}
+
+fn read(args: &Args) -> Result<(f64, u64)> {
+    let start = Instant::now();
+    let file = File::open(&args.file)?;
+    let bytes = file.metadata()?.len();
+    let mut memory = FreshMemory::new(usize::try_from(bytes)?, !args.small_pages)?;
+    let pieces = Mutex::new(
+        memory
+            .as_mut_slice()
+            .chunks_mut(PIECE)
+            .zip((0..).step_by(PIECE)),
+    );
+    std::thread::scope(|scope| {
+        let reader = || -> Result<()> {
+            loop {
+                let next = pieces.lock().map_or(None, |mut pieces| pieces.next());
+                let Some((piece, offset)) = next else {
+                    return Ok(());
+                };
+                file.read_exact_at(piece, offset)?;
+            }
+        };
+        let threads: Vec<_> = (0..args.threads.max(1))
+            .map(|_| scope.spawn(reader))
+            .collect();
+        for thread in threads {
+            match thread.join() {
+                Ok(result) => result?,
+                Err(_) => bail!("a reader panicked"),
+            }
+        }
+        Ok(())
+    })?;
+    Ok((start.elapsed().as_secs_f64(), bytes))
+}
+
+/// Reads `file` in a fresh process with two threads into huge pages.
+pub(crate) fn here(file: &Path) -> Result<Timing> {
+    Ok(fresh_process(file, &[])?.0)
+}
+
+/// Reads `file` in a fresh process with these options of the hidden subcommand; also says how
+/// much memory the process had at most.
+pub(super) fn fresh_process(file: &Path, options: &[&str]) -> Result<(Timing, u64)> {
+    let mut command = Command::new(std::env::current_exe().context("this program")?);
+    command.arg("raw-read").arg(file).args(options);
+    let finished = sys::run_measured(&mut command)?;
+    if !finished.status.success() {
+        bail!("raw-read: {}", finished.stderr.trim());
+    }
+    let timing = serde_json::from_str(&finished.stdout).context("raw-read")?;
+    Ok((timing, finished.peak_bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_length_is_read_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        for len in [1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE] {
+            let file = folder.path().join(len.to_string());
+            std::fs::write(&file, vec![7; len]).unwrap();
+            for (threads, small_pages) in [(1, true), (2, false)] {
+                let args = Args {
+                    file: file.clone(),
+                    threads,
+                    small_pages,
+                };
+                assert_eq!(read(&args).unwrap().1, len as u64);
+            }
+        }
+        let missing = Args {
+            file: folder.path().join("no"),
+            threads: 2,
+            small_pages: false,
+        };
+        assert!(read(&missing).is_err());
+    }
+}

@@ -1,0 +1,62 @@
+//! `cargo xtask interop`: our files read by the reference package and its files read by us, tensor
+//! for tensor, in the two versions that matter (2.10.1 is the one vLLM pins).
+//!
+//! Each direction is a file of its own; each adds rows to one table. Nothing is skipped silently:
+//! what cannot run fails.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::product::Product;
+use crate::report::Checks;
+
+mod foreign;
+mod ours;
+mod python;
+mod tensors;
+mod theirs;
+
+pub(crate) use python::Python;
+pub(crate) use tensors::Tensor;
+
+/// The versions of the reference that must agree with us.
+const REFERENCES: [&str; 2] = ["2.10.1", "2.12.1"];
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Work here and keep the files, instead of in a temporary folder
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
+}
+
+/// What every check works with.
+struct Bench<'a> {
+    product: &'a Product,
+    python: &'a Python,
+    folder: &'a Path,
+}
+
+/// Runs all checks and prints the table.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let python = Python::ready()?;
+    let product = Product::build()?;
+    let temporary = tempfile::tempdir().context("a temporary folder")?;
+    let folder = match &args.keep {
+        Some(folder) => {
+            std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
+            folder.as_path()
+        }
+        None => temporary.path(),
+    };
+    let bench = Bench {
+        product: &product,
+        python: &python,
+        folder,
+    };
+    let mut checks = Checks::default();
+    ours::check(&bench, &mut checks);
+    theirs::check(&bench, &mut checks);
+    foreign::check(&bench, &mut checks);
+    checks.finish()
+}

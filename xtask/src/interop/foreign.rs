@@ -1,0 +1,111 @@
+//! The foreign fixtures: files written by the reference once and kept, each with its verdict in
+//! `fixtures/manifest.toml` and its contents in `fixtures/foreign/manifest.json`.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+
+use super::Bench;
+use super::tensors::{same, seen_by_us};
+use crate::fixtures::{Expect, Fixture, Manifest};
+use crate::product::Product;
+use crate::report::Checks;
+use crate::sys::Finished;
+
+/// Exit codes of the command line.
+const CHECK_SAID_NO: i32 = 1;
+const MALFORMED: i32 = 4;
+const KEY_NEEDED: i32 = 5;
+
+pub(super) fn check(bench: &Bench<'_>, checks: &mut Checks) {
+    let manifest = match Manifest::load() {
+        Ok(manifest) => manifest,
+        Err(error) => return checks.check("foreign: the manifest", || Err(error)),
+    };
+    for fixture in manifest.foreign() {
+        checks.check(format!("foreign: {}", fixture.file), || {
+            verdict(bench.product, fixture).with_context(|| fixture.shows.clone())
+        });
+    }
+}
+
+fn verdict(product: &Product, fixture: &Fixture) -> Result<String> {
+    let file = fixture.path();
+    match fixture.expect {
+        Expect::Ok => {
+            exits(&run(product, "verify", &file)?, &[0], &[])?;
+            same(&fixture.tensors()?, &seen_by_us(product, &file)?)
+        }
+        Expect::Faults => {
+            exits(
+                &run(product, "verify", &file)?,
+                &[CHECK_SAID_NO],
+                &fixture.names,
+            )?;
+            only_names(product, &file, &fixture.names)?;
+            same(&fixture.tensors()?, &seen_by_us(product, &file)?)
+        }
+        Expect::Refused => {
+            exits(
+                &run(product, "verify", &file)?,
+                &[CHECK_SAID_NO, MALFORMED],
+                &fixture.names,
+            )?;
+            let load = run(product, "deserialize", &file)?;
+            exits(&load, &[CHECK_SAID_NO, MALFORMED], &fixture.names)
+        }
+        Expect::Key => {
+            exits(
+                &run(product, "deserialize", &file)?,
+                &[KEY_NEEDED],
+                &["key".into()],
+            )?;
+            exits(
+                &run(product, "checksum", &file)?,
+                &[KEY_NEEDED],
+                &["key".into()],
+            )
+        }
+    }
+}
+
+fn run(product: &Product, command: &str, file: &Path) -> Result<Finished> {
+    product.run(&[command.as_ref(), file.as_os_str()])
+}
+
+/// Expects one of these exit codes and, in what was printed, one of these words.
+fn exits(finished: &Finished, codes: &[i32], words: &[String]) -> Result<String> {
+    let said = format!("{}{}", finished.stdout, finished.stderr);
+    let code = finished.status.code().context("killed by a signal")?;
+    if !codes.contains(&code) {
+        bail!("exit {code}, expected {codes:?}: {}", said.trim());
+    }
+    if !words.is_empty() && !words.iter().any(|word| said.contains(word)) {
+        bail!(
+            "exit {code}, but its words name none of {words:?}: {}",
+            said.trim()
+        );
+    }
+    let first = said
+        .lines()
+        .find(|line| words.iter().any(|word| line.contains(word)));
+    Ok(format!("exit {code} {}", first.unwrap_or_default().trim()))
+}
+
+/// Expects `verify` to name these tensors and no other of the file's.
+fn only_names(product: &Product, file: &Path, names: &[String]) -> Result<()> {
+    let finished = run(product, "verify", file)?;
+    let said = format!("{}{}", finished.stdout, finished.stderr);
+    for tensor in seen_by_us(product, file)? {
+        let name = tensor
+            .path
+            .first()
+            .and_then(|part| part.as_str())
+            .unwrap_or_default();
+        let named = said.lines().any(|line| line.contains(name));
+        if named != names.iter().any(|expected| expected == name) {
+            bail!("{name}: named {named}, expected otherwise: {}", said.trim());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,71 @@
+//! Dispatch of `cargo xtask`: one subcommand a file, nothing else here.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command-line tool"
+)]
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod bench;
+mod ci;
+mod fixtures;
+mod interop;
+mod layers;
+mod product;
+mod report;
+mod roundtrip;
+mod sys;
+mod tidy;
+mod workspace;
+
+/// Automation of the tz workspace.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask")]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Set up and show the main job: a synthetic checkpoint saved, loaded every way, compared
+    Roundtrip(roundtrip::Args),
+    /// Check both directions against the reference Python package, 2.10.1 and 2.12.1
+    Interop(interop::Args),
+    /// Measure us, the raw baseline and the peers in one run
+    Bench(bench::Args),
+    /// Make our published files, or check that they have not changed
+    Fixtures(fixtures::Args),
+    /// Check that crates depend only on the layers below them
+    Layers,
+    /// Check what the compiler does not: file sizes, unsafe, promises and their tests
+    Tidy,
+    /// Run everything that continuous integration runs, in its order
+    Ci(ci::Args),
+    /// Read a file into fresh memory and print the time as JSON (the baseline of `bench`)
+    #[command(hide = true)]
+    RawRead(bench::RawReadArgs),
+}
+
+fn main() -> ExitCode {
+    let result = match Args::parse().command {
+        Command::Roundtrip(args) => roundtrip::run(&args),
+        Command::Interop(args) => interop::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Fixtures(args) => fixtures::run(&args),
+        Command::Layers => layers::run(),
+        Command::Tidy => tidy::run(),
+        Command::Ci(args) => ci::run(&args),
+        Command::RawRead(args) => bench::raw_read(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! `tz-cli`, the product, as xtask sees it: built once, run as a user would run it.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::sys::{self, Finished};
+use crate::workspace;
+
+/// A built `tz-cli`.
+#[derive(Debug)]
+pub(crate) struct Product {
+    exe: PathBuf,
+}
+
+impl Product {
+    /// Builds the release binary, saying so: the first build takes minutes.
+    pub(crate) fn build() -> Result<Self> {
+        eprintln!("$ cargo build --release -p tz-cli");
+        let status = workspace::cargo()
+            .args(["build", "--release", "--quiet", "-p", "tz-cli"])
+            .status()
+            .context("starting cargo build")?;
+        if !status.success() {
+            bail!("tz-cli does not build");
+        }
+        Ok(Self {
+            exe: workspace::target()?.join("release/tz-cli"),
+        })
+    }
+
+    /// Runs it with these arguments and an empty standard input, whatever the outcome.
+    pub(crate) fn run<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<Finished> {
+        self.run_with(arguments, Stdio::null())
+    }
+
+    /// Runs it with a file as standard input.
+    pub(crate) fn run_on<S: AsRef<OsStr>>(
+        &self,
+        arguments: &[S],
+        input: &Path,
+    ) -> Result<Finished> {
+        let file = File::open(input).with_context(|| input.display().to_string())?;
+        self.run_with(arguments, file.into())
+    }
+
+    fn run_with<S: AsRef<OsStr>>(&self, arguments: &[S], input: Stdio) -> Result<Finished> {
+        sys::run_measured(Command::new(&self.exe).args(arguments).stdin(input))
+    }
+
+    /// Makes a synthetic checkpoint of about this size: a real family's names and shapes.
+    pub(crate) fn synthesise(&self, size: u64, checkpoint: &Path) -> Result<String> {
+        let preset = match size >> 20 {
+            0..100 => "mixtral-tiny",
+            100..600 => "opt-125m",
+            600..1500 => "qwen2-0.5b",
+            _ => "llama-1b",
+        };
+        let arguments = [
+            "synth".as_ref(),
+            checkpoint.as_os_str(),
+            "--preset".as_ref(),
+            preset.as_ref(),
+        ];
+        succeeded(self.run(&arguments)?, &arguments)?;
+        Ok(line(&arguments))
+    }
+
+    /// Runs it and takes its standard output as JSON; anything but exit 0 is an error.
+    pub(crate) fn json<T: DeserializeOwned, S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<T> {
+        parse(self.run(arguments)?, arguments)
+    }
+}
+
+/// The JSON on the standard output of a run that must have succeeded.
+pub(crate) fn parse<T: DeserializeOwned, S: AsRef<OsStr>>(
+    finished: Finished,
+    arguments: &[S],
+) -> Result<T> {
+    let finished = succeeded(finished, arguments)?;
+    serde_json::from_str(&finished.stdout)
+        .with_context(|| format!("{}: unexpected JSON", line(arguments)))
+}
+
+/// The run, if it exited with 0; otherwise an error with its words.
+pub(crate) fn succeeded<S: AsRef<OsStr>>(finished: Finished, arguments: &[S]) -> Result<Finished> {
+    if finished.status.success() {
+        return Ok(finished);
+    }
+    bail!(
+        "{}: {}: {}",
+        line(arguments),
+        finished.status,
+        finished.stderr.trim()
+    )
+}
+
+/// The command as a user would type it, for messages.
+pub(crate) fn line<S: AsRef<OsStr>>(arguments: &[S]) -> String {
+    let mut line = String::from("tz-cli");
+    for argument in arguments {
+        line.push(' ');
+        line.push_str(&argument.as_ref().to_string_lossy());
+    }
+    line
+}
+
+/// What `inspect --json` prints, as far as the checks need it.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Inspection {
+    pub(crate) version: u32,
+    pub(crate) tensor_count: u64,
+    pub(crate) tensors: Vec<InspectedTensor>,
+}
+
+/// One row of the tensor table.
+#[derive(Debug, Deserialize)]
+pub(crate) struct InspectedTensor {
+    pub(crate) path: Vec<Value>,
+    pub(crate) kind: String,
+    pub(crate) dtype: String,
+    pub(crate) shape: Vec<u64>,
+    pub(crate) data_offset: u64,
+    pub(crate) data_bytes: u64,
+}
+
+/// What `checksum --json` prints.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Checksums {
+    pub(crate) tensors: Vec<Checksum>,
+}
+
+/// One tensor's digest.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Checksum {
+    pub(crate) path: Vec<Value>,
+    pub(crate) name: String,
+    pub(crate) digest: String,
+}
+
+/// What `deserialize --json` prints, as far as it is needed.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Load {
+    pub(crate) bytes: u64,
+    pub(crate) seconds: f64,
+}

@@ -1,0 +1,210 @@
+//! The system calls that std lacks: huge-page memory, free space, the resource use of one child.
+//! The only file of xtask with `unsafe`; everything in it is safe to call.
+#![allow(
+    unsafe_code,
+    reason = "mmap, madvise, statvfs and wait4 have no safe wrapper in std"
+)]
+
+use std::ffi::CString;
+use std::io::{self, Read};
+use std::mem::MaybeUninit;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+/// The size and alignment of a huge page on x86-64 and on aarch64 with 4 KiB base pages.
+const HUGE_PAGE: usize = 2 << 20;
+
+/// Fresh, untouched anonymous memory, aligned for huge pages.
+#[derive(Debug)]
+pub(crate) struct FreshMemory {
+    mapping: *mut libc::c_void,
+    mapped_len: usize,
+    start: usize,
+    len: usize,
+}
+
+impl FreshMemory {
+    /// Maps `len` bytes and asks for huge pages, or for none.
+    pub(crate) fn new(len: usize, huge: bool) -> io::Result<Self> {
+        let mapped_len = len
+            .checked_add(HUGE_PAGE)
+            .ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
+        // SAFETY: a new private anonymous mapping at an address of the kernel's choice touches
+        // no memory that this process already has.
+        let mapping = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                mapped_len,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            )
+        };
+        if mapping == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let start = mapping.align_offset(HUGE_PAGE);
+        let memory = Self {
+            mapping,
+            mapped_len,
+            start,
+            len,
+        };
+        let advice = if huge {
+            libc::MADV_HUGEPAGE
+        } else {
+            libc::MADV_NOHUGEPAGE
+        };
+        // SAFETY: the range is the whole mapping made above; the advice changes no contents.
+        let refused = unsafe { libc::madvise(mapping, mapped_len, advice) };
+        if refused != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(memory)
+    }
+
+    /// The usable bytes; they start on a huge-page boundary.
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [u8] {
+        // SAFETY: `start` is less than HUGE_PAGE, the surplus that was mapped.
+        let first = unsafe { self.mapping.cast::<u8>().add(self.start) };
+        // SAFETY: `start + len` lies within the mapping, which is readable, writable, zeroed by
+        // the kernel and borrowed exclusively through `self`.
+        unsafe { std::slice::from_raw_parts_mut(first, self.len) }
+    }
+}
+
+impl Drop for FreshMemory {
+    fn drop(&mut self) {
+        // SAFETY: exactly the mapping made in `new`; no slice of it outlives `self`.
+        unsafe { libc::munmap(self.mapping, self.mapped_len) };
+    }
+}
+
+/// What one finished child process did and used.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) status: ExitStatus,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+    pub(crate) wall: Duration,
+    /// High-water mark of resident memory. The kernel counts the moment before `exec` in, so it is
+    /// never below this process's own, which is small.
+    pub(crate) peak_bytes: u64,
+}
+
+/// Runs a command to its end with both outputs captured; standard input is as the caller set it.
+pub(crate) fn run_measured(command: &mut Command) -> Result<Finished> {
+    let start = Instant::now();
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("starting {}", command.get_program().display()))?;
+    let stdout = drain(child.stdout.take());
+    let stderr = drain(child.stderr.take());
+    let (status, usage) = wait(child.id())?;
+    let wall = start.elapsed();
+    Ok(Finished {
+        status,
+        stdout: join(stdout),
+        stderr: join(stderr),
+        wall,
+        peak_bytes: u64::try_from(usage.ru_maxrss)
+            .unwrap_or(0)
+            .saturating_mul(1024),
+    })
+}
+
+/// Bytes that this user may still write to the file system of `path`.
+pub(crate) fn free_bytes(path: &Path) -> io::Result<u64> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut stat = MaybeUninit::<libc::statvfs>::zeroed();
+    // SAFETY: the path is NUL-terminated and outlives the call; `stat` is a live local of the type
+    // that statvfs fills.
+    let failed = unsafe { libc::statvfs(path.as_ptr(), stat.as_mut_ptr()) };
+    if failed != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: statvfs succeeded and filled it; all-zero was a valid value before, too.
+    let stat = unsafe { stat.assume_init() };
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+type Drain = std::thread::JoinHandle<Vec<u8>>;
+
+/// Reads a pipe on a thread of its own, so that a child that fills both never blocks.
+fn drain<R: Read + Send + 'static>(pipe: Option<R>) -> Option<Drain> {
+    pipe.map(|mut pipe| {
+        std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            // A broken pipe ends the text early; the exit status then says what happened.
+            let _ = pipe.read_to_end(&mut bytes);
+            bytes
+        })
+    })
+}
+
+fn join(thread: Option<Drain>) -> String {
+    let bytes = thread
+        .and_then(|thread| thread.join().ok())
+        .unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+fn wait(pid: u32) -> Result<(ExitStatus, libc::rusage)> {
+    let pid = libc::pid_t::try_from(pid).context("process id")?;
+    loop {
+        let mut status = 0;
+        let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+        // SAFETY: both pointers are to live locals of the types that wait4 fills; the child is
+        // ours and nobody else waits for it.
+        let waited = unsafe { libc::wait4(pid, &raw mut status, 0, usage.as_mut_ptr()) };
+        if waited == pid {
+            // SAFETY: wait4 succeeded and filled it; all-zero was a valid value before, too.
+            let usage = unsafe { usage.assume_init() };
+            return Ok((ExitStatus::from_raw(status), usage));
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error).context("wait4");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fresh_memory_is_aligned_zeroed_and_writable() {
+        let mut memory = FreshMemory::new(3 * HUGE_PAGE + 5, true).unwrap();
+        let bytes = memory.as_mut_slice();
+        assert_eq!(bytes.len(), 3 * HUGE_PAGE + 5);
+        assert_eq!(bytes.as_ptr().align_offset(HUGE_PAGE), 0);
+        assert!(bytes.iter().all(|byte| *byte == 0));
+        bytes.fill(7);
+    }
+
+    #[test]
+    fn free_space_is_known_where_there_is_a_folder() {
+        assert!(free_bytes(Path::new("/")).is_ok());
+        assert!(free_bytes(Path::new("/no/such/folder")).is_err());
+    }
+
+    #[test]
+    fn a_child_is_measured_and_its_words_kept() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo out; echo err >&2; exit 3"]);
+        let finished = run_measured(&mut command).unwrap();
+        assert_eq!(finished.status.code(), Some(3));
+        assert_eq!(finished.stdout, "out\n");
+        assert_eq!(finished.stderr, "err\n");
+        assert!(finished.peak_bytes > 0);
+    }
+}
