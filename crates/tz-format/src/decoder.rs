@@ -31,6 +31,7 @@ pub struct Front {
     /// Our own additions, where the file has them.
     pub extension: Extension,
     mac_at: Option<u64>,
+    key_slots_at: Option<u64>,
 }
 
 /// Decodes the front of a file. Feed it a growing prefix of the file until it is done:
@@ -115,12 +116,15 @@ impl FrontDecoder {
                 Fault::WrongProfile,
             ));
         }
-        let mac_at = extension.mac_at.map(|at| extension_at + at as u64);
+        let in_file = |at: usize| extension_at + at as u64;
+        let mac_at = extension.mac_at.map(in_file);
+        let key_slots_at = extension.key_slots_at.map(in_file);
         Ok(Front {
             header,
             entries,
             extension,
             mac_at,
+            key_slots_at,
         })
     }
 }
@@ -154,6 +158,13 @@ impl Front {
     #[must_use]
     pub fn metadata_mac_at(&self) -> Option<Range<u64>> {
         self.mac_at.map(|at| at..at + 32)
+    }
+
+    /// Where the body of the key-slot record stands in the file, for a sealed one.
+    #[must_use]
+    pub fn key_slots_at(&self) -> Option<Range<u64>> {
+        let len = self.extension.key_slots.as_ref()?.len() as u64;
+        self.key_slots_at.map(|at| at..at + len)
     }
 
     /// Whether a skipped extension record could matter to a newer reader; none is critical.

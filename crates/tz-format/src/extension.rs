@@ -29,6 +29,8 @@ pub struct Extension {
     pub unknown: Vec<u16>,
     /// Offset of the MAC's bytes from the start of the block.
     pub(crate) mac_at: Option<usize>,
+    /// Offset of the key slots' bytes from the start of the block.
+    pub(crate) key_slots_at: Option<usize>,
 }
 
 impl Extension {
@@ -112,7 +114,10 @@ impl Extension {
                     .map_err(|_| bad("user metadata is not a JSON object"))?;
                 self.user_metadata.replace(map).is_some()
             }
-            EXT_KEY_SLOTS => self.key_slots.replace(body.to_vec()).is_some(),
+            EXT_KEY_SLOTS => {
+                self.key_slots_at = Some(at);
+                self.key_slots.replace(body.to_vec()).is_some()
+            }
             EXT_METADATA_MAC => {
                 let mac = body
                     .try_into()

@@ -1,5 +1,7 @@
 //! Places tensors in a file before a byte is written. Owns [`Layout`]: sizes in, offsets and headers out.
 
+use std::ops::Range;
+
 use crate::crypt_info::{CipherPlan, CryptInfo};
 use crate::dtype::Dtype;
 use crate::error::{FormatError, Unwritable};
@@ -178,6 +180,15 @@ impl Layout {
             return Err(FormatError::Unwritable(Unwritable::Option(why)));
         }
         Ok(w.into_bytes())
+    }
+
+    /// Where the 32 bytes of the metadata MAC stand in the front, where one is planned: at its end, because the
+    /// MAC is the last record of the extension block.
+    #[must_use]
+    pub fn metadata_mac_at(&self) -> Option<Range<u64>> {
+        self.options.extension.metadata_mac?;
+        let end = self.header.front_len();
+        Some(end - 32..end)
     }
 
     /// The header of tensor `index`, as long as planned. `hashes` and `crypt` replace the planned placeholders.
