@@ -227,15 +227,15 @@ pub(crate) fn byte_len(dtype: Dtype, shape: &[u64]) -> Option<u64> {
 
 /// `rank` dimensions; the caller has read the rank, so that it knows where they stand.
 pub(crate) fn read_dims(r: &mut Reader<'_>, rank: u8, long: bool) -> Result<Vec<u64>, FormatError> {
-    (0..rank)
-        .map(|_| {
-            if long {
-                r.u64("shape")
-            } else {
-                r.u32("shape").map(u64::from)
-            }
-        })
-        .collect()
+    let mut shape = Vec::with_capacity(rank.into());
+    for _ in 0..rank {
+        shape.push(if long {
+            r.u64("shape")?
+        } else {
+            r.u32("shape")?.into()
+        });
+    }
+    Ok(shape)
 }
 
 /// The planner refuses more than 255 dimensions and sets `long` where a dimension needs it, so both casts fit.

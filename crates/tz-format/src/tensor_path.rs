@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
 
 use crate::error::Fault;
@@ -233,7 +234,7 @@ enum Node {
     Indices,
 }
 
-#[derive(Debug, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum KeyRef<'a> {
     Name(&'a str),
     Index(u64),
@@ -274,34 +275,25 @@ impl<'a> PathRegistry<'a> {
                 Some(_) => {}
             }
             let last = depth + 1 == path.keys().len();
-            if let Some(&child) = self.children.get(&(parent, KeyRef::copy(&key))) {
-                if last {
-                    return Err(match self.nodes.get(child) {
+            parent = match self.children.entry((parent, key)) {
+                Entry::Occupied(child) if last => {
+                    return Err(match self.nodes.get(*child.get()) {
                         Some(Node::Leaf) => Fault::DuplicatePath,
                         _ => Fault::PathConflict("it is a prefix of another"),
                     });
                 }
-                parent = child;
-            } else {
-                let child = self.nodes.len();
-                self.children.insert((parent, key), child);
-                if last {
-                    self.nodes.push(Node::Leaf);
+                Entry::Occupied(child) => *child.get(),
+                Entry::Vacant(place) => {
+                    let child = *place.insert(self.nodes.len());
+                    if last {
+                        self.nodes.push(Node::Leaf);
+                    }
+                    // Otherwise the next step pushes the node, with the kind of its keys.
+                    child
                 }
-                // Otherwise the next step pushes the node, with the kind of its keys.
-                parent = child;
-            }
+            };
         }
         Ok(())
-    }
-}
-
-impl<'a> KeyRef<'a> {
-    fn copy(key: &Self) -> Self {
-        match key {
-            Self::Name(name) => Self::Name(name),
-            Self::Index(index) => Self::Index(*index),
-        }
     }
 }
 
