@@ -8,6 +8,7 @@ use crate::frozen::{
     KDF_ALG_ARGON2ID13, KDF_ARGON2ID, TAG_LEN, XSALSA20_CHUNK_MIN, XSALSA20_CHUNK_QUANTUM,
     XSALSA20_NONCE_LEN,
 };
+use crate::version::Profile;
 use crate::wire::{Reader, Writer};
 
 /// Authentication tag of one chunk.
@@ -201,11 +202,8 @@ impl CryptInfo {
                 }
             };
             if twice {
-                return Err(FormatError::malformed(
-                    "crypt chunk type",
-                    offset,
-                    Fault::UnknownCryptChunk(kind),
-                ));
+                let fault = Fault::DuplicateCryptChunk(kind);
+                return Err(FormatError::malformed("crypt chunk type", offset, fault));
             }
             chunk.finish("crypt chunk")?;
         }
@@ -256,6 +254,25 @@ impl CryptInfo {
         }
     }
 
+    /// Refuses a block of another profile: a sealed tensor carries the sealed cipher alone, and no other tensor does.
+    /// Without this an edited header could ask a reader for a weaker cipher than the file's flags promise.
+    pub(crate) fn check_profile(&self, profile: Profile, offset: u64) -> Result<(), FormatError> {
+        let sealed = matches!(self.cipher, Some(Cipher::Sealed { .. }));
+        let fits = match profile {
+            Profile::Sealed => sealed && self.key_derivation.is_none(),
+            Profile::Compat => !sealed,
+        };
+        if fits {
+            Ok(())
+        } else {
+            Err(FormatError::malformed(
+                "crypt block",
+                offset,
+                Fault::WrongProfile,
+            ))
+        }
+    }
+
     /// Refuses a block that does not fit `data_len` bytes of data: a reader can then index tags freely.
     pub(crate) fn check_len(&self, data_len: u64, offset: u64) -> Result<(), FormatError> {
         let wrong_count = |found: usize, expected: u64| {
@@ -289,18 +306,20 @@ impl CryptInfo {
 }
 
 fn read_kdf(r: &mut Reader<'_>) -> Result<KeyDerivation, FormatError> {
+    let unknown = |field, offset, code| {
+        FormatError::malformed(field, offset, Fault::UnknownKeyDerivation(code))
+    };
     let offset = r.offset();
-    let unknown =
-        |field, code| FormatError::malformed(field, offset, Fault::UnknownKeyDerivation(code));
     let method = r.u16("key derivation method")?;
     if method != KDF_ARGON2ID {
-        return Err(unknown("key derivation method", method.into()));
+        return Err(unknown("key derivation method", offset, method.into()));
     }
     let opslimit = r.u64("key derivation opslimit")?;
     let memlimit = r.u64("key derivation memlimit")?;
+    let offset = r.offset();
     let alg = r.i32("key derivation algorithm")?;
     if alg != KDF_ALG_ARGON2ID13 {
-        return Err(unknown("key derivation algorithm", alg.into()));
+        return Err(unknown("key derivation algorithm", offset, alg.into()));
     }
     let salt_len = r.u16("salt length")?;
     Ok(KeyDerivation {
@@ -310,40 +329,38 @@ fn read_kdf(r: &mut Reader<'_>) -> Result<KeyDerivation, FormatError> {
     })
 }
 
-fn read_cipher(kind: u16, r: &mut Reader<'_>, offset: u64) -> Result<Cipher, FormatError> {
-    let bad_size = |size| FormatError::malformed("chunk size", offset, Fault::BadChunkSize(size));
+/// `kind_at` is where the chunk type stands, which the caller has read.
+fn read_cipher(kind: u16, r: &mut Reader<'_>, kind_at: u64) -> Result<Cipher, FormatError> {
     match kind {
-        CRYPT_XSALSA20_CHUNKED => {
-            let chunk_size = r.u64("chunk size")?;
-            if !xsalsa20_chunk_ok(chunk_size) {
-                return Err(bad_size(chunk_size));
-            }
-            let nonce = r.array("nonce")?;
-            Ok(Cipher::XSalsa20Chunked {
-                chunk_size,
-                nonce,
-                tags: read_tags(r)?,
-            })
-        }
+        CRYPT_XSALSA20_CHUNKED => Ok(Cipher::XSalsa20Chunked {
+            chunk_size: read_chunk_size(r, xsalsa20_chunk_ok)?,
+            nonce: r.array("nonce")?,
+            tags: read_tags(r)?,
+        }),
         CRYPT_XSALSA20_WHOLE => Ok(Cipher::XSalsa20Whole {
             nonce: r.array("nonce")?,
             tag: r.array("tag")?,
         }),
-        CRYPT_SEALED => {
-            let chunk_size = r.u64("chunk size")?;
-            if !sealed_chunk_ok(chunk_size) {
-                return Err(bad_size(chunk_size));
-            }
-            Ok(Cipher::Sealed {
-                chunk_size,
-                tags: read_tags(r)?,
-            })
-        }
+        CRYPT_SEALED => Ok(Cipher::Sealed {
+            chunk_size: read_chunk_size(r, sealed_chunk_ok)?,
+            tags: read_tags(r)?,
+        }),
         _ => Err(FormatError::malformed(
             "crypt chunk type",
-            offset,
+            kind_at,
             Fault::UnknownCryptChunk(kind),
         )),
+    }
+}
+
+fn read_chunk_size(r: &mut Reader<'_>, ok: fn(u64) -> bool) -> Result<u64, FormatError> {
+    let offset = r.offset();
+    let size = r.u64("chunk size")?;
+    if ok(size) {
+        Ok(size)
+    } else {
+        let fault = Fault::BadChunkSize(size);
+        Err(FormatError::malformed("chunk size", offset, fault))
     }
 }
 

@@ -198,6 +198,9 @@ pub enum Fault {
     /// A crypt chunk has a type that the format does not define.
     #[error("unknown crypt chunk type {0:#06x}")]
     UnknownCryptChunk(u16),
+    /// A crypt block states its cipher or its key derivation twice.
+    #[error("crypt chunk type {0:#06x} does what another chunk already did")]
+    DuplicateCryptChunk(u16),
     /// A key-derivation method or algorithm that the format does not define.
     #[error("unknown key derivation {0}")]
     UnknownKeyDerivation(i64),
@@ -212,7 +215,7 @@ pub enum Fault {
         /// Tags that the data length asks for.
         expected: u64,
     },
-    /// A sealed file lacks a record that it must have, or has one that only a plain file may have.
+    /// A record, cipher or flag of one profile stands in a file of the other, or is missing from its own.
     #[error("does not belong in a file of this profile, or is missing from it")]
     WrongProfile,
     /// An extension record stands twice or has an impossible length.

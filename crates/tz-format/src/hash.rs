@@ -70,8 +70,9 @@ pub(crate) fn read_block(
     let count = block.u8("hash count")?;
     let (mut hashes, mut values) = (Vec::new(), Vec::new());
     for _ in 0..count {
-        let offset = block.offset();
+        let code_at = block.offset();
         let code = block.u8("hash type")?;
+        let len_at = block.offset();
         let value_len = block.u8("hash length")?;
         let from = start + block.pos();
         let hash = match (code, value_len) {
@@ -80,14 +81,14 @@ pub(crate) fn read_block(
             (HASH_CRC32 | HASH_SHA256, len) => {
                 return Err(FormatError::malformed(
                     "hash length",
-                    offset,
+                    len_at,
                     Fault::WrongHashLength(len),
                 ));
             }
             (code, _) => {
                 return Err(FormatError::malformed(
                     "hash type",
-                    offset,
+                    code_at,
                     Fault::UnknownHash(code),
                 ));
             }

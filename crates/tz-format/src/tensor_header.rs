@@ -87,6 +87,7 @@ impl TensorHeader {
         };
         let crypt_block = crypt_start..r.pos();
         if let Some(info) = &crypt {
+            info.check_profile(flags.profile(), crypt_offset)?;
             info.check_len(entry.data_len, crypt_offset)?;
         }
         // Whatever stands here is padding: hashes cover it, nothing reads it.
