@@ -45,6 +45,8 @@ pub const TAG_LEN: usize = 16;
 pub const XSALSA20_CHUNK_MIN: u64 = 1024;
 /// Chunk sizes of the reference are a multiple of this.
 pub const XSALSA20_CHUNK_QUANTUM: u64 = 64;
+/// Most chunks of one sealed tensor (`tz`): what one key may seal.
+pub const SEALED_CHUNKS_MAX: u64 = 1 << 32;
 /// First eight bytes of the extension block (`tz`).
 pub const EXTENSION_MAGIC: &[u8; 8] = b"tz-ext\0\x01";
 /// Extension record: BLAKE3 digest of every tensor's stored data (`tz`).
@@ -57,6 +59,8 @@ pub const EXT_USER_METADATA: u16 = 3;
 pub const EXT_KEY_SLOTS: u16 = 4;
 /// Extension record: keyed BLAKE3 over the whole front (`tz`).
 pub const EXT_METADATA_MAC: u16 = 5;
+/// Longest user metadata, in bytes (`tz`).
+pub const EXT_USER_METADATA_MAX: u64 = 1 << 20;
 /// An extension record with this bit must be refused by a reader that does not know its type (`tz`).
 pub const EXT_CRITICAL: u16 = 0x8000;
 /// Default alignment of tensor data from the start of the file (`tz`).
@@ -108,6 +112,10 @@ mod tests {
                 EXT_METADATA_MAC
             ],
             [1, 2, 3, 4, 5]
+        );
+        assert_eq!(
+            (SEALED_CHUNKS_MAX, EXT_USER_METADATA_MAX),
+            (4_294_967_296, 1_048_576)
         );
         assert_eq!(
             (EXT_CRITICAL, DATA_ALIGNMENT, TERMINATOR_LEN),

@@ -1,5 +1,7 @@
 //! Every bound that a hostile file meets. Owns [`Limits`].
 
+use crate::frozen::EXT_USER_METADATA_MAX;
+
 /// Bounds on lengths and counts that a file states, checked before memory is taken for them.
 ///
 /// The defaults admit every model known today with room to spare; raise a field for a trusted file
@@ -11,7 +13,8 @@ pub struct Limits {
     pub index_len: u64,
     /// Most tensors. Default 4 million.
     pub tensors: u64,
-    /// Longest tensor header beyond what its encryption tags need, in bytes. Default 1 MiB.
+    /// Longest tensor header beyond what its encryption tags need, in bytes. Default 4 MiB: its fields take less
+    /// than 200 KiB, its padding less than the 2 MiB of the largest alignment that [`crate::Layout`] writes.
     pub tensor_header_len: u64,
     /// Longest extension block, in bytes. Default 128 MiB: digests of four million tensors.
     pub extension_len: u64,
@@ -24,9 +27,9 @@ impl Default for Limits {
         Self {
             index_len: 256 << 20,
             tensors: 4_000_000,
-            tensor_header_len: 1 << 20,
+            tensor_header_len: 4 << 20,
             extension_len: 128 << 20,
-            user_metadata_len: 1 << 20,
+            user_metadata_len: EXT_USER_METADATA_MAX,
         }
     }
 }
