@@ -3,12 +3,11 @@
 use std::ops::Range;
 
 use crate::error::{Fault, FormatError};
-use crate::extension::Extension;
+use crate::extension::{Extension, Places};
 use crate::file_header::FileHeader;
-use crate::frozen::{EXT_CRITICAL, FILE_HEADER_LEN};
+use crate::frozen::FILE_HEADER_LEN;
 use crate::index::{self, TensorEntry};
 use crate::limits::Limits;
-use crate::version::Profile;
 use crate::wire::Reader;
 
 /// Progress of a decoder that does no I/O itself.
@@ -30,8 +29,7 @@ pub struct Front {
     pub entries: Vec<TensorEntry>,
     /// Our own additions, where the file has them.
     pub extension: Extension,
-    mac_at: Option<u64>,
-    key_slots_at: Option<u64>,
+    places: Places,
 }
 
 /// Decodes the front of a file. Feed it a growing prefix of the file until it is done:
@@ -100,31 +98,19 @@ impl FrontDecoder {
             &self.limits,
         )?;
         let extension_at = r.offset();
-        let extension = Extension::read(r, entries.len(), &self.limits)?;
-        let sealed = header.flags.profile() == Profile::Sealed;
-        let fits = if sealed {
-            extension.key_slots.is_some()
-                && extension.metadata_mac.is_some()
-                && extension.blake3.is_none()
-        } else {
-            extension.key_slots.is_none() && extension.metadata_mac.is_none()
-        };
-        if !fits {
+        let (extension, places) = Extension::read(r, entries.len(), &self.limits)?;
+        if !extension.fits(header.flags.profile()) {
             return Err(FormatError::malformed(
                 "extension block",
                 extension_at,
                 Fault::WrongProfile,
             ));
         }
-        let in_file = |at: usize| extension_at + at as u64;
-        let mac_at = extension.mac_at.map(in_file);
-        let key_slots_at = extension.key_slots_at.map(in_file);
         Ok(Front {
             header,
             entries,
             extension,
-            mac_at,
-            key_slots_at,
+            places,
         })
     }
 }
@@ -157,22 +143,20 @@ impl Front {
     /// Where the 32 bytes of the metadata MAC stand in the file, for a sealed one.
     #[must_use]
     pub fn metadata_mac_at(&self) -> Option<Range<u64>> {
-        self.mac_at.map(|at| at..at + 32)
+        self.places.metadata_mac.map(|at| at..at + 32)
     }
 
     /// Where the body of the key-slot record stands in the file, for a sealed one.
     #[must_use]
     pub fn key_slots_at(&self) -> Option<Range<u64>> {
         let len = self.extension.key_slots.as_ref()?.len() as u64;
-        self.key_slots_at.map(|at| at..at + len)
+        self.places.key_slots.map(|at| at..at + len)
     }
 
     /// Whether a skipped extension record could matter to a newer reader; none is critical.
     #[must_use]
     pub fn has_unknown_extensions(&self) -> bool {
-        self.extension
-            .unknown
-            .iter()
-            .any(|kind| kind & EXT_CRITICAL == 0)
+        // A critical one would have been refused.
+        !self.extension.unknown.is_empty()
     }
 }

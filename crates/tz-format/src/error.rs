@@ -243,7 +243,7 @@ pub enum Unwritable {
     #[error("tensor {0:?}: the file would exceed 2^63 bytes")]
     TooLarge(String),
     /// A 0-d tensor or an empty one cannot be a meta tensor.
-    #[error("tensor {0:?}: a tensor without bytes cannot be marked as meta")]
+    #[error("tensor {0:?}: a 0-d or empty tensor cannot be marked as meta")]
     EmptyMeta(String),
     /// An option is outside what the format allows.
     #[error("{0}")]

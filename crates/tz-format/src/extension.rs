@@ -1,11 +1,12 @@
 //! The extension block after the index entries, where the reference never looks. Owns [`Extension`].
 
-use crate::error::{Fault, FormatError};
+use crate::error::{Fault, FormatError, Unwritable};
 use crate::frozen::{
-    EXT_BLAKE3, EXT_CRITICAL, EXT_KEY_SLOTS, EXT_METADATA_MAC, EXT_USER_METADATA, EXT_WRITER,
-    EXTENSION_MAGIC,
+    EXT_BLAKE3, EXT_CRITICAL, EXT_KEY_SLOTS, EXT_METADATA_MAC, EXT_USER_METADATA,
+    EXT_USER_METADATA_MAX, EXT_WRITER, EXTENSION_MAGIC,
 };
 use crate::limits::Limits;
+use crate::version::Profile;
 use crate::wire::{Reader, Writer};
 
 /// BLAKE3 digest of a tensor's stored bytes.
@@ -27,10 +28,13 @@ pub struct Extension {
     pub metadata_mac: Option<Digest>,
     /// Types of records that this crate does not know and may skip.
     pub unknown: Vec<u16>,
-    /// Offset of the MAC's bytes from the start of the block.
-    pub(crate) mac_at: Option<usize>,
-    /// Offset of the key slots' bytes from the start of the block.
-    pub(crate) key_slots_at: Option<usize>,
+}
+
+/// Offsets from the start of the file of the records that are changed or checked in place.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Places {
+    pub(crate) metadata_mac: Option<u64>,
+    pub(crate) key_slots: Option<u64>,
 }
 
 impl Extension {
@@ -43,17 +47,48 @@ impl Extension {
             && self.metadata_mac.is_none()
     }
 
+    /// Whether a file of `profile` may have these records, and has those that it must.
+    pub(crate) fn fits(&self, profile: Profile) -> bool {
+        let (slots, mac) = (self.key_slots.is_some(), self.metadata_mac.is_some());
+        match profile {
+            Profile::Sealed => slots && mac && self.blake3.is_none(),
+            Profile::Compat => !slots && !mac,
+        }
+    }
+
+    /// Refuses to write what a reader would not take for a file of `tensors` tensors.
+    pub(crate) fn check(&self, tensors: usize, profile: Profile) -> Result<(), Unwritable> {
+        let digests_fit = |digests: &Vec<Digest>| digests.len() == tensors;
+        let why = if !self.fits(profile) {
+            "extension: key slots and metadata MAC belong in every sealed file, BLAKE3 digests in none, and the other way round in a plain one"
+        } else if !self.blake3.as_ref().is_none_or(digests_fit) {
+            "extension: one BLAKE3 digest per tensor"
+        } else if self.user_metadata_json().len() as u64 > EXT_USER_METADATA_MAX {
+            "extension: at most 1 MiB of user metadata"
+        } else if self.to_wire().len() as u64 > Limits::default().extension_len {
+            "extension: at most 128 MiB in all"
+        } else {
+            return Ok(());
+        };
+        Err(Unwritable::Option(why))
+    }
+
+    fn user_metadata_json(&self) -> Vec<u8> {
+        // A map of JSON values always has a JSON form.
+        let json = |map| serde_json::to_vec(map).unwrap_or_default();
+        self.user_metadata.as_ref().map(json).unwrap_or_default()
+    }
+
     /// Reads the block from the bytes after the last index entry; without the block's magic there is none.
     pub(crate) fn read(
         mut r: Reader<'_>,
         tensors: usize,
         limits: &Limits,
-    ) -> Result<Self, FormatError> {
-        let mut extension = Self::default();
+    ) -> Result<(Self, Places), FormatError> {
+        let (mut extension, mut places) = (Self::default(), Places::default());
         if !r.rest().starts_with(EXTENSION_MAGIC) {
-            return Ok(extension);
+            return Ok((extension, places));
         }
-        let start = r.pos();
         r.bytes(EXTENSION_MAGIC.len() as u64, "extension magic")?;
         let offset = r.offset();
         let len = r.u32("extension length")?;
@@ -65,24 +100,27 @@ impl Extension {
                 offset,
             });
         }
-        let body_at = r.pos() - start;
         let mut block = r.sub(len.into(), "extension block")?;
         while !block.rest().is_empty() {
             let offset = block.offset();
             let kind = block.u16("extension record type")?;
             let len = block.u32("extension record length")?;
-            let at = body_at + block.pos();
+            let body_at = block.offset();
             let body = block.bytes(len.into(), "extension record")?;
-            extension.record(kind, body, at, offset, tensors, limits)?;
+            match kind {
+                EXT_METADATA_MAC => places.metadata_mac = Some(body_at),
+                EXT_KEY_SLOTS => places.key_slots = Some(body_at),
+                _ => {}
+            }
+            extension.record(kind, body, offset, tensors, limits)?;
         }
-        Ok(extension)
+        Ok((extension, places))
     }
 
     fn record(
         &mut self,
         kind: u16,
         body: &[u8],
-        at: usize,
         offset: u64,
         tensors: usize,
         limits: &Limits,
@@ -114,15 +152,11 @@ impl Extension {
                     .map_err(|_| bad("user metadata is not a JSON object"))?;
                 self.user_metadata.replace(map).is_some()
             }
-            EXT_KEY_SLOTS => {
-                self.key_slots_at = Some(at);
-                self.key_slots.replace(body.to_vec()).is_some()
-            }
+            EXT_KEY_SLOTS => self.key_slots.replace(body.to_vec()).is_some(),
             EXT_METADATA_MAC => {
                 let mac = body
                     .try_into()
                     .map_err(|_| bad("metadata MAC is not 32 bytes"))?;
-                self.mac_at = Some(at);
                 self.metadata_mac.replace(mac).is_some()
             }
             _ if kind & EXT_CRITICAL != 0 => {
@@ -145,10 +179,7 @@ impl Extension {
         if self.is_empty() {
             return Vec::new();
         }
-        let user_metadata = self.user_metadata.as_ref().map(|map| {
-            // A map of JSON values always has a JSON form.
-            serde_json::to_vec(map).unwrap_or_default()
-        });
+        let user_metadata = self.user_metadata_json();
         let records = [
             (
                 EXT_BLAKE3,
@@ -158,7 +189,12 @@ impl Extension {
                 EXT_WRITER,
                 self.writer.as_ref().map(|writer| writer.as_bytes()),
             ),
-            (EXT_USER_METADATA, user_metadata.as_deref()),
+            (
+                EXT_USER_METADATA,
+                self.user_metadata
+                    .as_ref()
+                    .map(|_| user_metadata.as_slice()),
+            ),
             (EXT_KEY_SLOTS, self.key_slots.as_deref()),
             (
                 EXT_METADATA_MAC,

@@ -7,12 +7,12 @@ use crate::dtype::Dtype;
 use crate::error::{FormatError, Unwritable};
 use crate::extension::Extension;
 use crate::file_header::FileHeader;
-use crate::frozen::{DATA_ALIGNMENT, FILE_HEADER_LEN, TERMINATOR_LEN};
+use crate::frozen::{DATA_ALIGNMENT, FILE_HEADER_LEN, SEALED_CHUNKS_MAX, TERMINATOR_LEN};
 use crate::hash::{HashKind, TensorHash};
 use crate::index::{TensorEntry, TensorKind, byte_len};
 use crate::tensor_header::TensorHeader;
 use crate::tensor_path::{PathRegistry, TensorPath};
-use crate::version::{Flags, Version};
+use crate::version::{Flags, Profile, Version};
 use crate::wire::Writer;
 
 /// A tensor to be written.
@@ -90,8 +90,8 @@ impl Layout {
     /// [`FormatError::Unwritable`] where a tensor or option cannot be expressed.
     pub fn plan(specs: Vec<TensorSpec>, options: LayoutOptions) -> Result<Self, FormatError> {
         check(&specs, &options).map_err(FormatError::Unwritable)?;
-        let flags = flags(&specs, options.cipher.as_ref());
-        let version = version(&specs, options.cipher.as_ref());
+        let flags = flags(&specs, &options);
+        let version = version(&specs, flags);
         let module_indices = specs.iter().map(|spec| spec.module_index).collect();
         let mut entries: Vec<TensorEntry> = specs
             .into_iter()
@@ -166,8 +166,11 @@ impl Layout {
     /// The front with `extension` in place of the planned one; it must have the same length.
     ///
     /// # Errors
-    /// [`FormatError::Unwritable`] where the extension's length differs from the plan's.
+    /// [`FormatError::Unwritable`] where the extension's length differs from the plan's, or a reader would refuse it.
     pub fn encode_front(&self, extension: &Extension) -> Result<Vec<u8>, FormatError> {
+        extension
+            .check(self.entries.len(), self.header.flags.profile())
+            .map_err(FormatError::Unwritable)?;
         let len = usize::try_from(self.header.front_len()).unwrap_or(usize::MAX);
         let mut w = Writer::default();
         self.header.write(&mut w);
@@ -235,26 +238,33 @@ fn has_long_dim(shape: &[u64]) -> bool {
     shape.iter().any(|&dim| dim > u64::from(u32::MAX))
 }
 
-fn flags(specs: &[TensorSpec], cipher: Option<&CipherPlan>) -> Flags {
+fn flags(specs: &[TensorSpec], options: &LayoutOptions) -> Flags {
     Flags {
-        encrypted: cipher.is_some(),
+        encrypted: options.cipher.is_some(),
         versioned_entries: specs.iter().any(|spec| has_long_dim(&spec.shape)),
-        sealed: matches!(cipher, Some(CipherPlan::Sealed { .. })),
+        sealed: profile(options) == Profile::Sealed,
     }
 }
 
-fn version(specs: &[TensorSpec], cipher: Option<&CipherPlan>) -> Version {
+fn version(specs: &[TensorSpec], flags: Flags) -> Version {
     let any = |test: fn(&TensorSpec) -> bool| specs.iter().any(test);
-    if any(|spec| has_long_dim(&spec.shape)) {
+    if flags.versioned_entries {
         Version::V5
-    } else if any(|spec| spec.meta) || matches!(cipher, Some(CipherPlan::Sealed { .. })) {
+    } else if any(|spec| spec.meta) || flags.sealed {
         Version::V4
-    } else if cipher.is_some() {
+    } else if flags.encrypted {
         Version::V3
     } else if any(|spec| spec.dtype.is_opaque()) {
         Version::V2
     } else {
         Version::V1
+    }
+}
+
+fn profile(options: &LayoutOptions) -> Profile {
+    match options.cipher {
+        Some(CipherPlan::Sealed { .. }) => Profile::Sealed,
+        Some(CipherPlan::XSalsa20Chunked { .. }) | None => Profile::Compat,
     }
 }
 
@@ -277,6 +287,7 @@ fn check(specs: &[TensorSpec], options: &LayoutOptions) -> Result<(), Unwritable
     if let Some(cipher) = &options.cipher {
         cipher.check()?;
     }
+    options.extension.check(specs.len(), profile(options))?;
     let mut registry = PathRegistry::with_capacity(specs.len());
     for spec in specs {
         let name = || spec.path.to_string();
@@ -289,8 +300,16 @@ fn check(specs: &[TensorSpec], options: &LayoutOptions) -> Result<(), Unwritable
         let Some(len) = byte_len(spec.dtype, &spec.shape) else {
             return Err(Unwritable::TooLarge(name()));
         };
-        if spec.meta && len == 0 {
+        // The reference cannot load a 0-d one: it takes its size for a float.
+        if spec.meta && (len == 0 || spec.shape.is_empty()) {
             return Err(Unwritable::EmptyMeta(name()));
+        }
+        if let Some(CipherPlan::Sealed { chunk_size }) = options.cipher
+            && len.div_ceil(chunk_size) > SEALED_CHUNKS_MAX
+        {
+            return Err(Unwritable::Option(
+                "chunk size: a sealed tensor has at most 2^32 chunks",
+            ));
         }
         if spec.kind != TensorKind::StateDict && spec.path.plain().is_none() {
             return Err(Unwritable::Path(
