@@ -1,0 +1,133 @@
+//! Compares tensors with their stored hashes as pieces arrive in any order. Owns [`Checks`].
+//!
+//! A CRC-32 of a whole follows from the CRC-32s of its parts, so every reader hashes the bytes that it has just
+//! read, while they are in its cache. SHA-256 has no such law: it is computed in one go where it is the only hash.
+
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use sha2::{Digest as _, Sha256};
+use tz_format::{Flags, FormatError, TensorEntry, TensorHash, TensorHeader};
+
+use crate::error::Corruption;
+
+/// What the checks of one tensor need of its header.
+#[derive(Debug)]
+pub(crate) struct HeaderFacts {
+    pub(crate) header: TensorHeader,
+    /// The header's bytes as hashes cover them.
+    pub(crate) hashed: Vec<u8>,
+}
+
+impl HeaderFacts {
+    pub(crate) fn read(
+        bytes: &[u8],
+        entry: &TensorEntry,
+        flags: Flags,
+    ) -> Result<Self, FormatError> {
+        let header = TensorHeader::decode(bytes, entry, flags)?;
+        let hashed = header.hashed_bytes(bytes);
+        Ok(Self { header, hashed })
+    }
+
+    fn crc32(&self) -> Option<u32> {
+        self.header.hashes.iter().find_map(|hash| match hash {
+            TensorHash::Crc32(value) => Some(*value),
+            TensorHash::Sha256(_) => None,
+        })
+    }
+
+    fn sha256(&self) -> Option<[u8; 32]> {
+        self.header.hashes.iter().find_map(|hash| match hash {
+            TensorHash::Sha256(value) => Some(*value),
+            TensorHash::Crc32(_) => None,
+        })
+    }
+
+    /// Whether only SHA-256 can tell.
+    pub(crate) fn needs_sha256(&self) -> bool {
+        self.crc32().is_none() && self.sha256().is_some()
+    }
+
+    /// Compares the SHA-256 with `data`.
+    pub(crate) fn sha256_matches(&self, data: &[u8]) -> bool {
+        let digest: [u8; 32] = Sha256::new()
+            .chain_update(&self.hashed)
+            .chain_update(data)
+            .finalize()
+            .into();
+        self.sha256().is_none_or(|stored| stored == digest)
+    }
+}
+
+/// Checks in progress, one slot per selected tensor.
+#[derive(Debug)]
+pub(crate) struct Checks {
+    slots: Vec<Slot>,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    facts: OnceLock<HeaderFacts>,
+    /// Offset, length and CRC-32 of each piece.
+    pieces: Mutex<Vec<(u64, u64, u32)>>,
+}
+
+impl Checks {
+    pub(crate) fn new(tensors: usize) -> Self {
+        Self {
+            slots: (0..tensors).map(|_| Slot::default()).collect(),
+        }
+    }
+
+    /// Notes the header of the tensor in `slot`.
+    pub(crate) fn header(&self, slot: usize, facts: HeaderFacts) {
+        if let Some(slot) = self.slots.get(slot) {
+            // A plan holds every header once.
+            let _ = slot.facts.set(facts);
+        }
+    }
+
+    pub(crate) fn facts(&self, slot: usize) -> Option<&HeaderFacts> {
+        self.slots.get(slot)?.facts.get()
+    }
+
+    /// Hashes a piece of plaintext that stands at `offset` of the tensor's data.
+    pub(crate) fn piece(&self, slot: usize, offset: u64, data: &[u8]) {
+        if let Some(slot) = self.slots.get(slot) {
+            let crc = crc32fast::hash(data);
+            let mut pieces = slot.pieces.lock().unwrap_or_else(PoisonError::into_inner);
+            pieces.push((offset, data.len() as u64, crc));
+        }
+    }
+
+    /// Whether the pieces of the tensor in `slot` contradict its CRC-32.
+    pub(crate) fn crc32_differs(&self, slot: usize) -> bool {
+        let Some(slot) = self.slots.get(slot) else {
+            return false;
+        };
+        let Some((facts, stored)) = slot
+            .facts
+            .get()
+            .and_then(|facts| Some((facts, facts.crc32()?)))
+        else {
+            return false;
+        };
+        let mut pieces = slot.pieces.lock().unwrap_or_else(PoisonError::into_inner);
+        pieces.sort_unstable();
+        let mut whole = crc32fast::Hasher::new();
+        whole.update(&facts.hashed);
+        for &(_, len, crc) in pieces.iter() {
+            whole.combine(&crc32fast::Hasher::new_with_initial_len(crc, len));
+        }
+        whole.finalize() != stored
+    }
+}
+
+/// The failure of `check` on `entry`.
+pub(crate) fn corruption(entry: &TensorEntry, check: &'static str) -> Corruption {
+    Corruption {
+        tensor: entry.path.to_string(),
+        check,
+        data_offset: entry.data_offset,
+    }
+}

@@ -1,0 +1,32 @@
+//! Reads and writes `.tensors` files: parallel, in bounded memory, straight to where the bytes belong.
+//!
+//! Calls block and start their own reader threads; an asynchronous service runs them with `spawn_blocking`.
+
+mod memory;
+
+mod buffer;
+mod check;
+mod error;
+mod file;
+mod host;
+mod options;
+mod plan;
+mod scan;
+mod source;
+mod stats;
+mod stream;
+mod workers;
+mod writer;
+
+pub use buffer::{BufferMemory, BufferPool, HeapPool, PooledBuffer};
+pub use error::{Corruption, IoError};
+pub use file::TensorFile;
+pub use host::{HostTensor, HostTensors};
+pub use memory::SharedBytes;
+pub use options::{Cancel, DEFAULT_MAX_READERS, DEFAULT_STAGING_BYTES, Progress, ReadOptions};
+pub use plan::{Fetch, LoadPlan, Part, PartKind, PlanOptions, Selection};
+pub use scan::{Algorithm, Digester, Visitor};
+pub use source::{LocalFile, Location, RangeRead, StreamSource};
+pub use stats::{ReadStats, WriteStats};
+pub use stream::{Consumer, Piece};
+pub use writer::{MemorySource, TensorSource, WriteOptions, plan as plan_write, write};

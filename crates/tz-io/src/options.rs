@@ -1,0 +1,101 @@
+//! What callers can choose about reading. Owns [`ReadOptions`], [`Cancel`] and [`Progress`].
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crate::error::IoError;
+
+/// Most readers that are started when the caller does not say how many.
+pub const DEFAULT_MAX_READERS: usize = 16;
+/// Staging memory where the caller sets no limit: enough for every reader to have a piece in hand and one in use.
+pub const DEFAULT_STAGING_BYTES: u64 = 256 << 20;
+
+/// How to read.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ReadOptions {
+    /// Reader threads; `None` takes one per core up to [`DEFAULT_MAX_READERS`].
+    pub readers: Option<usize>,
+    /// Check stored hashes. Default true: CRC-32 where there is one, else SHA-256.
+    pub verify: bool,
+    /// Most bytes of staging memory; `None` takes [`DEFAULT_STAGING_BYTES`]. Memory that the caller asked to own,
+    /// such as loaded tensors, does not count.
+    pub memory_limit: Option<u64>,
+    /// Stops the work early when set.
+    pub cancel: Cancel,
+    /// Counts bytes as they arrive.
+    pub progress: Progress,
+}
+
+impl Default for ReadOptions {
+    fn default() -> Self {
+        Self {
+            readers: None,
+            verify: true,
+            memory_limit: None,
+            cancel: Cancel::default(),
+            progress: Progress::default(),
+        }
+    }
+}
+
+impl ReadOptions {
+    /// Reader threads for a source that can serve `max`, and `pieces` of work.
+    pub(crate) fn readers_for(&self, max: usize, pieces: usize) -> usize {
+        self.readers
+            .unwrap_or_else(available_cores)
+            .min(max)
+            .min(pieces)
+            .max(1)
+    }
+}
+
+/// Cores that this process may use, up to [`DEFAULT_MAX_READERS`].
+pub(crate) fn available_cores() -> usize {
+    std::thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(DEFAULT_MAX_READERS)
+}
+
+/// A flag that stops work in progress; clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Cancel(Arc<AtomicBool>);
+
+impl Cancel {
+    /// Stops the work at its next piece.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the flag is set.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// # Errors
+    /// [`IoError::Cancelled`] once the flag is set.
+    pub(crate) fn check(&self) -> Result<(), IoError> {
+        if self.is_cancelled() {
+            Err(IoError::Cancelled)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// Bytes done so far, for progress displays; clones share the count.
+#[derive(Debug, Clone, Default)]
+pub struct Progress(Arc<AtomicU64>);
+
+impl Progress {
+    /// Bytes done.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn add(&self, bytes: u64) {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+    }
+}

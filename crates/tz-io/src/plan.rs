@@ -1,0 +1,253 @@
+//! What to read, in which pieces: a pure value made from the index. Owns [`LoadPlan`].
+//!
+//! A plan cuts large tensors and joins small ones, so that readers share the work evenly whatever the sizes of the
+//! tensors. Cuts within a tensor stand at multiples of one length from the tensor's start: encryption chunks that
+//! divide that length are never split. A tensor header is never split.
+
+use std::ops::Range;
+
+use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use tz_format::TensorEntry;
+
+use crate::error::IoError;
+
+/// How far a fetch may exceed the piece length, so that a header and the first piece after it are one fetch.
+const JOIN_SLACK: u64 = 64 << 10;
+
+/// How the plan cuts and joins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PlanOptions {
+    /// Longest data piece in bytes. Larger pieces mean fewer requests; smaller ones less memory in flight and
+    /// hashing while the bytes are still in cache.
+    pub piece_len: u64,
+    /// Unwanted bytes between two wanted ranges that are read through rather than skipped.
+    pub max_gap: u64,
+    /// Read tensor headers too: for verification and decryption.
+    pub headers: bool,
+}
+
+impl PlanOptions {
+    /// Pieces for positioned reads of a local file: 2 MiB stay in a core's cache between read and hash.
+    #[must_use]
+    pub fn local() -> Self {
+        Self {
+            piece_len: 2 << 20,
+            max_gap: 64 << 10,
+            headers: true,
+        }
+    }
+
+    /// Pieces that fit, header and slack included, into buffers of `buffer_len` bytes.
+    #[must_use]
+    pub fn staged(buffer_len: usize, headers: bool) -> Self {
+        let piece_len = (buffer_len as u64).saturating_sub(JOIN_SLACK).max(1);
+        Self {
+            piece_len,
+            max_gap: 64 << 10,
+            headers,
+        }
+    }
+}
+
+/// One part of a fetch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// Position of the tensor in the file's index.
+    pub tensor: usize,
+    /// Header or data.
+    pub kind: PartKind,
+    /// Where the part begins in its header or data.
+    pub offset: u64,
+    /// Where the part begins in the fetch.
+    pub at: usize,
+    /// Length in bytes.
+    pub len: usize,
+}
+
+/// What a part holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PartKind {
+    /// The whole tensor header.
+    Header,
+    /// A piece of the data.
+    Data,
+}
+
+/// One contiguous range of the file and what it holds; bytes between parts are read and dropped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fetch {
+    /// Range in the file.
+    pub range: Range<u64>,
+    /// Parts in file order.
+    pub parts: Vec<Part>,
+}
+
+impl Fetch {
+    /// Length in bytes. Planned lengths fit in memory.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        usize::try_from(self.range.end - self.range.start).unwrap_or(usize::MAX)
+    }
+
+    /// Whether the fetch holds nothing; a plan has none such.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.range.is_empty()
+    }
+}
+
+/// Fetches in file order that together hold the selected tensors.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LoadPlan {
+    /// Selected tensors, positions in the index, ascending.
+    pub tensors: Vec<usize>,
+    /// Fetches, ascending; none overlap.
+    pub fetches: Vec<Fetch>,
+}
+
+impl LoadPlan {
+    /// Plans reading `tensors` (positions in `entries`, ascending).
+    #[must_use]
+    pub fn new(entries: &[TensorEntry], tensors: Vec<usize>, options: &PlanOptions) -> Self {
+        let mut fetches: Vec<Fetch> = Vec::new();
+        let piece_len = options.piece_len.max(1);
+        for &tensor in &tensors {
+            let Some(entry) = entries.get(tensor) else {
+                continue;
+            };
+            if options.headers {
+                let range = entry.header_offset..entry.data_offset;
+                push(&mut fetches, range, (tensor, PartKind::Header, 0), options);
+            }
+            let mut offset = 0;
+            while offset < entry.data_len {
+                let end = entry.data_len.min(offset.saturating_add(piece_len));
+                let range = entry.data_offset + offset..entry.data_offset + end;
+                push(
+                    &mut fetches,
+                    range,
+                    (tensor, PartKind::Data, offset),
+                    options,
+                );
+                offset = end;
+            }
+        }
+        Self { tensors, fetches }
+    }
+
+    /// Bytes that the fetches cover.
+    #[must_use]
+    pub fn fetched_bytes(&self) -> u64 {
+        self.fetches
+            .iter()
+            .map(|fetch| fetch.range.end - fetch.range.start)
+            .sum()
+    }
+
+    /// Length of the longest fetch: what one buffer must hold.
+    #[must_use]
+    pub fn longest_fetch(&self) -> usize {
+        self.fetches.iter().map(Fetch::len).max().unwrap_or(0)
+    }
+}
+
+fn push(
+    fetches: &mut Vec<Fetch>,
+    range: Range<u64>,
+    (tensor, kind, offset): (usize, PartKind, u64),
+    options: &PlanOptions,
+) {
+    let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
+    if let Some(last) = fetches.last_mut() {
+        let near = range.start - last.range.end <= options.max_gap;
+        if near && range.end - last.range.start <= options.piece_len.saturating_add(JOIN_SLACK) {
+            let at = usize::try_from(range.start - last.range.start).unwrap_or(usize::MAX);
+            last.range.end = range.end;
+            last.parts.push(Part {
+                tensor,
+                kind,
+                offset,
+                at,
+                len,
+            });
+            return;
+        }
+    }
+    fetches.push(Fetch {
+        range,
+        parts: vec![Part {
+            tensor,
+            kind,
+            offset,
+            at: 0,
+            len,
+        }],
+    });
+}
+
+/// Which tensors are wanted: all, or those whose name matches one of some globs.
+#[derive(Debug, Clone, Default)]
+pub struct Selection {
+    globs: Option<(GlobSet, Vec<String>)>,
+}
+
+impl Selection {
+    /// Every tensor.
+    #[must_use]
+    pub fn all() -> Self {
+        Self::default()
+    }
+
+    /// Tensors whose name matches any of `globs`; `*` does not stop at dots or slashes. No globs select all.
+    ///
+    /// # Errors
+    /// The glob's own error text, where one cannot be read.
+    pub fn globs<S: AsRef<str>>(globs: &[S]) -> Result<Self, String> {
+        if globs.is_empty() {
+            return Ok(Self::all());
+        }
+        let mut set = GlobSetBuilder::new();
+        for glob in globs {
+            set.add(
+                GlobBuilder::new(glob.as_ref())
+                    .build()
+                    .map_err(|error| error.to_string())?,
+            );
+        }
+        let names = globs.iter().map(|glob| glob.as_ref().to_owned()).collect();
+        Ok(Self {
+            globs: Some((set.build().map_err(|error| error.to_string())?, names)),
+        })
+    }
+
+    /// Positions of the selected tensors, ascending.
+    ///
+    /// # Errors
+    /// [`IoError::NoSuchTensor`] where a glob matches nothing.
+    pub fn select(&self, entries: &[TensorEntry], location: &str) -> Result<Vec<usize>, IoError> {
+        let Some((set, names)) = &self.globs else {
+            return Ok((0..entries.len()).collect());
+        };
+        let mut matched = vec![false; names.len()];
+        let mut selected = Vec::new();
+        for (i, entry) in entries.iter().enumerate() {
+            let by = set.matches(entry.path.to_string());
+            if !by.is_empty() {
+                selected.push(i);
+            }
+            for glob in by {
+                if let Some(matched) = matched.get_mut(glob) {
+                    *matched = true;
+                }
+            }
+        }
+        match names.iter().zip(matched).find(|(_, matched)| !matched) {
+            Some((pattern, _)) => Err(IoError::NoSuchTensor {
+                location: location.to_owned(),
+                pattern: pattern.clone(),
+            }),
+            None => Ok(selected),
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! Walks tensors in order, one thread a tensor: digests and full verification. Owns [`Visitor`] and [`scan`].
+
+use std::io::IoSliceMut;
+use std::sync::{Mutex, PoisonError};
+
+use sha2::{Digest as _, Sha256};
+use tz_format::{TensorEntry, TensorHash};
+
+use crate::check::{HeaderFacts, corruption};
+use crate::error::{Corruption, IoError};
+use crate::file::TensorFile;
+use crate::options::ReadOptions;
+use crate::workers;
+
+/// Bytes read at a time: what stays in cache between the read and the hash.
+const SCAN_PIECE: u64 = 1 << 20;
+
+/// Sees the plaintext of one tensor, front to back.
+pub trait Visitor: Send {
+    /// The next bytes.
+    fn update(&mut self, data: &[u8]);
+}
+
+/// Digest of a tensor's plaintext, as `tz-cli checksum` prints it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Algorithm {
+    /// BLAKE3, 32 bytes.
+    Blake3,
+    /// SHA-256.
+    Sha256,
+    /// CRC-32 with zlib's polynomial.
+    Crc32,
+}
+
+/// A digest in progress.
+#[derive(Debug, Clone)]
+pub enum Digester {
+    /// BLAKE3.
+    Blake3(Box<blake3::Hasher>),
+    /// SHA-256.
+    Sha256(Sha256),
+    /// CRC-32.
+    Crc32(crc32fast::Hasher),
+}
+
+impl Algorithm {
+    /// Starts a digest.
+    #[must_use]
+    pub fn digester(self) -> Digester {
+        match self {
+            Self::Blake3 => Digester::Blake3(Box::default()),
+            Self::Sha256 => Digester::Sha256(Sha256::new()),
+            Self::Crc32 => Digester::Crc32(crc32fast::Hasher::new()),
+        }
+    }
+}
+
+impl Digester {
+    /// Lower-case hexadecimal of the digest.
+    #[must_use]
+    pub fn to_hex(self) -> String {
+        match self {
+            Self::Blake3(hasher) => hasher.finalize().to_hex().to_string(),
+            Self::Sha256(hasher) => hasher
+                .finalize()
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect(),
+            Self::Crc32(hasher) => format!("{:08x}", hasher.finalize()),
+        }
+    }
+}
+
+impl Visitor for Digester {
+    fn update(&mut self, data: &[u8]) {
+        match self {
+            Self::Blake3(hasher) => {
+                hasher.update(data);
+            }
+            Self::Sha256(hasher) => Sha256::update(hasher, data),
+            Self::Crc32(hasher) => hasher.update(data),
+        }
+    }
+}
+
+/// Shows every one of `tensors` to a visitor of its own, several at once; gives the visitors in the same order.
+/// Meta tensors are shown as the zeros that they load as.
+pub(crate) fn scan<V: Visitor>(
+    file: &TensorFile,
+    tensors: &[usize],
+    options: &ReadOptions,
+    start: impl Fn(usize, &HeaderFacts) -> V + Sync,
+) -> Result<Vec<V>, IoError> {
+    walk(file, tensors, options, true, start)
+}
+
+fn walk<V: Visitor>(
+    file: &TensorFile,
+    tensors: &[usize],
+    options: &ReadOptions,
+    meta_as_zeros: bool,
+    start: impl Fn(usize, &HeaderFacts) -> V + Sync,
+) -> Result<Vec<V>, IoError> {
+    let done: Vec<Mutex<Option<V>>> = tensors.iter().map(|_| Mutex::new(None)).collect();
+    let threads = options.readers_for(file.source().max_readers(), tensors.len());
+    workers::for_each(
+        tensors.len(),
+        threads,
+        &options.cancel,
+        Vec::new,
+        |buffer: &mut Vec<u8>, i| {
+            let Some((tensor, entry)) = tensors
+                .get(i)
+                .and_then(|&t| Some((t, file.entries().get(t)?)))
+            else {
+                return Ok(());
+            };
+            let facts = file.read_facts(tensor)?;
+            let mut visitor = start(tensor, &facts);
+            read_in_order(file, entry, options, meta_as_zeros, buffer, &mut visitor)?;
+            if let Some(slot) = done.get(i) {
+                *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(visitor);
+            }
+            Ok(())
+        },
+    )?;
+    Ok(done
+        .into_iter()
+        .filter_map(|slot| slot.into_inner().unwrap_or_else(PoisonError::into_inner))
+        .collect())
+}
+
+fn read_in_order(
+    file: &TensorFile,
+    entry: &TensorEntry,
+    options: &ReadOptions,
+    meta_as_zeros: bool,
+    buffer: &mut Vec<u8>,
+    visitor: &mut impl Visitor,
+) -> Result<(), IoError> {
+    let len = if meta_as_zeros {
+        entry.byte_len()
+    } else {
+        entry.data_len
+    };
+    let mut offset = 0;
+    buffer.clear();
+    buffer.resize(usize::try_from(len.min(SCAN_PIECE)).unwrap_or(0), 0);
+    while offset < len {
+        options.cancel.check()?;
+        let step = (len - offset).min(SCAN_PIECE);
+        let piece = usize::try_from(step)
+            .ok()
+            .and_then(|step| buffer.get_mut(..step))
+            .unwrap_or_default();
+        if entry.data_len > 0 {
+            file.source()
+                .read_into(entry.data_offset + offset, &mut [IoSliceMut::new(piece)])?;
+        }
+        visitor.update(piece);
+        options.progress.add(step);
+        offset += step;
+    }
+    Ok(())
+}
+
+/// Every stored hash of one tensor, in progress.
+struct HashCheck {
+    hashes: Vec<(TensorHash, Digester)>,
+    blake3: Option<([u8; 32], Box<blake3::Hasher>)>,
+}
+
+impl Visitor for HashCheck {
+    fn update(&mut self, data: &[u8]) {
+        for (_, digester) in &mut self.hashes {
+            digester.update(data);
+        }
+        if let Some((_, hasher)) = &mut self.blake3 {
+            hasher.update(data);
+        }
+    }
+}
+
+impl HashCheck {
+    fn new(facts: &HeaderFacts, digest: Option<[u8; 32]>) -> Self {
+        let start = |hash: &TensorHash| {
+            let algorithm = match hash {
+                TensorHash::Crc32(_) => Algorithm::Crc32,
+                TensorHash::Sha256(_) => Algorithm::Sha256,
+            };
+            let mut digester = algorithm.digester();
+            digester.update(&facts.hashed);
+            (*hash, digester)
+        };
+        let hashes = facts.header.hashes.iter().map(start).collect();
+        Self {
+            hashes,
+            blake3: digest.map(|digest| (digest, Box::default())),
+        }
+    }
+
+    /// Names of the checks that failed.
+    fn failed(self) -> Vec<&'static str> {
+        let mut failed = Vec::new();
+        for (stored, digester) in self.hashes {
+            if stored.to_hex() != digester.to_hex() {
+                failed.push(match stored {
+                    TensorHash::Crc32(_) => "crc32",
+                    TensorHash::Sha256(_) => "sha256",
+                });
+            }
+        }
+        if self
+            .blake3
+            .is_some_and(|(stored, hasher)| *hasher.finalize().as_bytes() != stored)
+        {
+            failed.push("blake3");
+        }
+        failed
+    }
+}
+
+/// Compares `tensors` with every hash that the file stores of them.
+pub(crate) fn verify(
+    file: &TensorFile,
+    tensors: &[usize],
+    options: &ReadOptions,
+) -> Result<Vec<Corruption>, IoError> {
+    let digests = file.front().extension.blake3.as_deref();
+    let start = |tensor: usize, facts: &HeaderFacts| {
+        HashCheck::new(
+            facts,
+            digests.and_then(|digests| digests.get(tensor)).copied(),
+        )
+    };
+    let checked = walk(file, tensors, options, false, start)?;
+    let failures = tensors.iter().zip(checked).flat_map(|(&tensor, check)| {
+        let entry = file.entries().get(tensor);
+        check
+            .failed()
+            .into_iter()
+            .filter_map(move |check| Some(corruption(entry?, check)))
+    });
+    Ok(failures.collect())
+}

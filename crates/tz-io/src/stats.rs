@@ -1,0 +1,72 @@
+//! Counters that every load and write returns. Owns [`ReadStats`] and [`WriteStats`].
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// What a read did. Times are summed over all readers, so they may exceed the wall time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReadStats {
+    /// Reads or requests issued.
+    pub requests: u64,
+    /// Bytes fetched, gaps and headers included.
+    pub bytes_fetched: u64,
+    /// Bytes of tensor data delivered.
+    pub bytes_delivered: u64,
+    /// Time spent waiting for bytes.
+    pub fetch: Duration,
+    /// Time spent decrypting.
+    pub decrypt: Duration,
+    /// Time spent checking hashes.
+    pub verify: Duration,
+    /// Time spent waiting for a free buffer.
+    pub wait: Duration,
+    /// Time spent in the consumer.
+    pub consume: Duration,
+}
+
+/// What a write did. Times are summed over all workers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WriteStats {
+    /// Length of the file.
+    pub file_bytes: u64,
+    /// Bytes of tensor data.
+    pub tensor_bytes: u64,
+    /// Time spent reading the source.
+    pub read: Duration,
+    /// Time spent hashing.
+    pub hash: Duration,
+    /// Time spent encrypting.
+    pub encrypt: Duration,
+    /// Time spent writing.
+    pub write: Duration,
+    /// Time spent making the file durable and visible.
+    pub sync: Duration,
+}
+
+/// A counter that several threads add to.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add(&self, value: u64) {
+        self.0.fetch_add(value, Ordering::Relaxed);
+    }
+
+    pub(crate) fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Runs `work` and adds its nanoseconds.
+    pub(crate) fn time<T>(&self, work: impl FnOnce() -> T) -> T {
+        let start = Instant::now();
+        let result = work();
+        self.add(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        result
+    }
+
+    pub(crate) fn duration(&self) -> Duration {
+        Duration::from_nanos(self.value())
+    }
+}

@@ -1,0 +1,94 @@
+//! Cuts a file to be written into jobs that fit in memory. Pure: layout in, [`Jobs`] out.
+
+use std::ops::Range;
+
+use tz_format::{HashKind, Layout};
+
+use crate::error::IoError;
+
+/// Longest piece. A power of two, as the digest tree needs; larger pieces gain nothing on a local disk.
+const MAX_PIECE: u64 = 4 << 20;
+/// Shortest piece: below it, threads spend their time on claiming work.
+const MIN_PIECE: u64 = 64 << 10;
+
+/// One unit of work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Job {
+    /// Consecutive small tensors, written as one image of headers and data.
+    Run(Range<usize>),
+    /// A piece of a large tensor.
+    Piece { tensor: usize, data: Range<u64> },
+    /// A large tensor from front to back: it has a hash that cannot be computed in parts.
+    Whole { tensor: usize },
+}
+
+/// What to do, in file order, and in what memory.
+#[derive(Debug)]
+pub(crate) struct Jobs {
+    pub(crate) list: Vec<Job>,
+    pub(crate) piece_len: u64,
+    pub(crate) workers: usize,
+}
+
+/// Plans for `workers` threads that each hold one piece and one tensor header within `limit` bytes in all.
+pub(crate) fn plan(
+    layout: &Layout,
+    limit: u64,
+    workers: usize,
+    location: &str,
+) -> Result<Jobs, IoError> {
+    let per_worker = |workers: usize| limit / workers as u64;
+    let workers = (1..=workers)
+        .rev()
+        .find(|&workers| per_worker(workers) >= 2 * MIN_PIECE);
+    let Some(workers) = workers else {
+        return Err(IoError::MemoryLimit {
+            location: location.to_owned(),
+            what: "one piece and its header",
+            needed: 2 * MIN_PIECE,
+            limit,
+        });
+    };
+    let mut piece_len = MAX_PIECE;
+    while piece_len * 2 > per_worker(workers) {
+        piece_len /= 2;
+    }
+    let in_order = layout.options().hashes.contains(&HashKind::Sha256);
+    let mut list: Vec<Job> = Vec::new();
+    let mut run_start = 0;
+    for (tensor, entry) in layout.entries().iter().enumerate() {
+        if entry.data_end() - entry.header_offset > piece_len {
+            list.extend(pieces(tensor, entry.data_len, piece_len, in_order));
+            continue;
+        }
+        match list.last_mut() {
+            Some(Job::Run(run))
+                if run.end == tensor && entry.data_end() - run_start <= piece_len =>
+            {
+                run.end = tensor + 1;
+            }
+            _ => {
+                run_start = entry.header_offset;
+                list.push(Job::Run(tensor..tensor + 1));
+            }
+        }
+    }
+    Ok(Jobs {
+        list,
+        piece_len,
+        workers,
+    })
+}
+
+fn pieces(tensor: usize, data_len: u64, piece_len: u64, in_order: bool) -> Vec<Job> {
+    if in_order {
+        return vec![Job::Whole { tensor }];
+    }
+    let starts = (0..data_len.div_ceil(piece_len)).map(|i| i * piece_len);
+    starts
+        .map(|start| Job::Piece {
+            tensor,
+            data: start..data_len.min(start + piece_len),
+        })
+        .collect()
+}
