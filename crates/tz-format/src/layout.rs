@@ -198,13 +198,18 @@ impl Layout {
     ///
     /// # Errors
     /// [`FormatError::Malformed`] where they need more room than planned, [`FormatError::Unwritable`] where
-    /// there is no such tensor.
+    /// there is no such tensor, or a crypt block is missing from an encrypted file or given for a plain one.
     pub fn encode_header(
         &self,
         index: usize,
         hashes: &[TensorHash],
         crypt: Option<&CryptInfo>,
     ) -> Result<Vec<u8>, FormatError> {
+        if crypt.is_some() != self.header.flags.encrypted {
+            return Err(FormatError::Unwritable(Unwritable::Option(
+                "crypt block: in every header of an encrypted file, and in no other",
+            )));
+        }
         match (self.entries.get(index), self.module_indices.get(index)) {
             (Some(entry), Some(&module)) => TensorHeader::encode(entry, module, hashes, crypt),
             _ => Err(FormatError::Unwritable(Unwritable::Option(
