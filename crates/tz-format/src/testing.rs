@@ -1,6 +1,10 @@
 //! Painted inputs and boundary sizes that the tests of several crates share. Feature `testing`.
 
-use crate::{Element, Layout, LayoutOptions, TensorSpec};
+use crate::wire::{Reader, Writer};
+use crate::{
+    Element, Extension, FormatError, Front, Layout, LayoutOptions, Limits, TensorEntry,
+    TensorHeader, TensorSpec,
+};
 
 /// Lengths around a chunk of 1,024 bytes and a page of 4,096: where off-by-one errors live.
 pub const CASES: &[u64] = &[
@@ -57,4 +61,40 @@ pub fn build(specs: Vec<TensorSpec>, options: LayoutOptions) -> Vec<u8> {
     }
     file.extend([0; 8]);
     file
+}
+
+/// The front's bytes, written again from what was decoded: equal to the file's where its writer spelled every field
+/// as this crate does and left zeros after the last entry.
+#[must_use]
+pub fn encode_front(front: &Front) -> Vec<u8> {
+    let mut w = Writer::default();
+    front.header.write(&mut w);
+    for entry in &front.entries {
+        entry.write(&mut w, front.header.flags);
+    }
+    w.bytes(&front.extension.to_wire());
+    w.pad_to(usize::try_from(front.header.front_len()).unwrap_or(usize::MAX));
+    w.into_bytes()
+}
+
+/// The header's bytes, written again from what was decoded.
+///
+/// # Errors
+/// Where this crate spells name or dtype longer than the file's writer did, so that the header has no room for it.
+pub fn encode_header(header: &TensorHeader, entry: &TensorEntry) -> Result<Vec<u8>, FormatError> {
+    TensorHeader::encode(
+        entry,
+        header.module_index,
+        &header.hashes,
+        header.crypt.as_ref(),
+    )
+}
+
+/// Decodes an extension block by itself, as of a file of `tensors` tensors.
+///
+/// # Errors
+/// As [`crate::FrontDecoder::step`].
+pub fn decode_extension(bytes: &[u8], tensors: usize) -> Result<Extension, FormatError> {
+    Extension::read(Reader::new(bytes, 0), tensors, &Limits::default())
+        .map(|(extension, _)| extension)
 }

@@ -1,1 +1,7 @@
 //! One binary of every test that goes through the public API.
+
+mod agreement;
+mod files;
+mod fixtures;
+mod manifest;
+mod reference;
