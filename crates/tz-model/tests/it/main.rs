@@ -1,0 +1,8 @@
+//! One binary: checkpoints in, safetensors out, synthesis.
+
+mod agreement;
+mod directories;
+mod hostile;
+mod support;
+mod synthesis;
+mod writing;
