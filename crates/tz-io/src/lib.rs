@@ -18,6 +18,9 @@ mod stream;
 mod workers;
 mod writer;
 
+#[cfg(feature = "testing")]
+pub mod testing;
+
 pub use buffer::{BufferMemory, BufferPool, HeapPool, PooledBuffer};
 pub use error::{Corruption, IoError};
 pub use file::TensorFile;

@@ -1,1 +1,1 @@
-
+//! One binary of every test that goes through the public API.
