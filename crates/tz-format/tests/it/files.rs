@@ -54,8 +54,8 @@ pub(crate) fn generated() -> Vec<(&'static str, Vec<u8>)> {
             "encrypted_long",
             file(long.clone(), |options| options.cipher = Some(compat(None))),
         ),
-        ("sealed", file(meta, |options| seal(options))),
-        ("sealed_long", file(long, |options| seal(options))),
+        ("sealed", file(meta, seal)),
+        ("sealed_long", file(long, seal)),
     ]
 }
 

@@ -5,3 +5,5 @@ mod files;
 mod fixtures;
 mod manifest;
 mod reference;
+mod round_trip;
+mod step;
