@@ -226,13 +226,25 @@ impl Selection {
     /// # Errors
     /// [`IoError::NoSuchTensor`] where a glob matches nothing.
     pub fn select(&self, entries: &[TensorEntry], location: &str) -> Result<Vec<usize>, IoError> {
+        self.select_names(entries.iter().map(|entry| entry.path.to_string()), location)
+    }
+
+    /// Positions of the selected ones of `candidates`, ascending: for tensors that are not in a `.tensors` file.
+    ///
+    /// # Errors
+    /// As [`Self::select`].
+    pub fn select_names(
+        &self,
+        candidates: impl ExactSizeIterator<Item = String>,
+        location: &str,
+    ) -> Result<Vec<usize>, IoError> {
         let Some((set, names)) = &self.globs else {
-            return Ok((0..entries.len()).collect());
+            return Ok((0..candidates.len()).collect());
         };
         let mut matched = vec![false; names.len()];
         let mut selected = Vec::new();
-        for (i, entry) in entries.iter().enumerate() {
-            let by = set.matches(entry.path.to_string());
+        for (i, candidate) in candidates.enumerate() {
+            let by = set.matches(candidate);
             if !by.is_empty() {
                 selected.push(i);
             }
