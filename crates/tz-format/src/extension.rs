@@ -38,15 +38,6 @@ pub(crate) struct Places {
 }
 
 impl Extension {
-    /// Whether there is anything to write.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.blake3.is_none()
-            && self.writer.is_none()
-            && self.user_metadata.is_none()
-            && self.key_slots.is_none()
-            && self.metadata_mac.is_none()
-    }
-
     /// Whether a file of `profile` may have these records, and has those that it must.
     pub(crate) fn fits(&self, profile: Profile) -> bool {
         let (slots, mac) = (self.key_slots.is_some(), self.metadata_mac.is_some());
@@ -59,13 +50,17 @@ impl Extension {
     /// Refuses to write what a reader would not take for a file of `tensors` tensors.
     pub(crate) fn check(&self, tensors: usize, profile: Profile) -> Result<(), Unwritable> {
         let digests_fit = |digests: &Vec<Digest>| digests.len() == tensors;
+        let json = self.user_metadata_json();
+        let len: usize = self.records(&json).map(|(_, record)| record.len()).sum();
         let why = if !self.fits(profile) {
-            "extension: key slots and metadata MAC belong in every sealed file, BLAKE3 digests in none, and the other way round in a plain one"
+            "extension: key slots and metadata MAC in every sealed file and no other, BLAKE3 digests in no sealed one"
         } else if !self.blake3.as_ref().is_none_or(digests_fit) {
             "extension: one BLAKE3 digest per tensor"
-        } else if self.user_metadata_json().len() as u64 > EXT_USER_METADATA_MAX {
+        } else if json.len() as u64 > EXT_USER_METADATA_MAX {
             "extension: at most 1 MiB of user metadata"
-        } else if self.to_wire().len() as u64 > Limits::default().extension_len {
+        } else if self.user_metadata.is_some() && parse_object(&json).is_none() {
+            "extension: user metadata nested at most 127 deep"
+        } else if (len + 64) as u64 > Limits::default().extension_len {
             "extension: at most 128 MiB in all"
         } else {
             return Ok(());
@@ -148,8 +143,8 @@ impl Extension {
                         offset,
                     });
                 }
-                let map = serde_json::from_slice(body)
-                    .map_err(|_| bad("user metadata is not a JSON object"))?;
+                let map =
+                    parse_object(body).ok_or_else(|| bad("user metadata is not a JSON object"))?;
                 self.user_metadata.replace(map).is_some()
             }
             EXT_KEY_SLOTS => self.key_slots.replace(body.to_vec()).is_some(),
@@ -174,45 +169,48 @@ impl Extension {
         }
     }
 
-    /// The block's bytes; none where there is nothing to say. The MAC stands last.
-    pub(crate) fn to_wire(&self) -> Vec<u8> {
-        if self.is_empty() {
-            return Vec::new();
-        }
-        let user_metadata = self.user_metadata_json();
-        let records = [
-            (
-                EXT_BLAKE3,
-                self.blake3.as_ref().map(|digests| digests.as_flattened()),
-            ),
-            (
-                EXT_WRITER,
-                self.writer.as_ref().map(|writer| writer.as_bytes()),
-            ),
-            (
-                EXT_USER_METADATA,
-                self.user_metadata
-                    .as_ref()
-                    .map(|_| user_metadata.as_slice()),
-            ),
+    /// What is to be written, by record type; `user_metadata` is its JSON form. The MAC stands last.
+    fn records<'a>(&'a self, user_metadata: &'a [u8]) -> impl Iterator<Item = (u16, &'a [u8])> {
+        let digests = self.blake3.as_ref().map(|digests| digests.as_flattened());
+        let has_metadata = self.user_metadata.is_some();
+        [
+            (EXT_BLAKE3, digests),
+            (EXT_WRITER, self.writer.as_deref().map(str::as_bytes)),
+            (EXT_USER_METADATA, has_metadata.then_some(user_metadata)),
             (EXT_KEY_SLOTS, self.key_slots.as_deref()),
             (
                 EXT_METADATA_MAC,
-                self.metadata_mac.as_ref().map(|mac| mac.as_slice()),
+                self.metadata_mac.as_ref().map(<[u8; 32]>::as_slice),
             ),
-        ];
-        let mut body = Writer::default();
-        for (kind, record) in records {
-            if let Some(record) = record {
-                body.u16(kind);
-                body.u32(u32::try_from(record.len()).unwrap_or(u32::MAX));
-                body.bytes(record);
-            }
+        ]
+        .into_iter()
+        .filter_map(|(kind, record)| Some((kind, record?)))
+    }
+
+    /// The block's bytes; none where there is nothing to say.
+    pub(crate) fn to_wire(&self) -> Vec<u8> {
+        let user_metadata = self.user_metadata_json();
+        let len: usize = self
+            .records(&user_metadata)
+            .map(|(_, record)| 6 + record.len())
+            .sum();
+        if len == 0 {
+            return Vec::new();
         }
-        let mut w = Writer::with_capacity(body.len() + 12);
+        let mut w = Writer::with_capacity(len + EXTENSION_MAGIC.len() + 4);
         w.bytes(EXTENSION_MAGIC);
-        w.u32(u32::try_from(body.len()).unwrap_or(u32::MAX));
-        w.bytes(&body.into_bytes());
+        // `check` has bounded the sum, so both casts fit.
+        w.u32(u32::try_from(len).unwrap_or(u32::MAX));
+        for (kind, record) in self.records(&user_metadata) {
+            w.u16(kind);
+            w.u32(u32::try_from(record.len()).unwrap_or(u32::MAX));
+            w.bytes(record);
+        }
         w.into_bytes()
     }
+}
+
+/// The parser gives up on values nested more than 127 deep, so that it cannot run out of stack.
+fn parse_object(json: &[u8]) -> Option<serde_json::Map<String, serde_json::Value>> {
+    serde_json::from_slice(json).ok()
 }
