@@ -3,6 +3,7 @@
 mod agreement;
 mod files;
 mod fixtures;
+mod hostile;
 mod manifest;
 mod reference;
 mod round_trip;
