@@ -4,7 +4,7 @@
 use std::ffi::OsStr;
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde::Deserialize;
 
 use super::tensors::{Tensor, same};
@@ -20,6 +20,9 @@ const SYNTHETIC_BYTES: u64 = 16 << 20;
 
 /// More than the reference's fixed 256 KiB index holds.
 const MANY: &str = "6000";
+
+/// How many readers the reference is told to use: the plain path and the parallel one.
+const READERS: [&str; 2] = ["1", "4"];
 
 /// One reading of one file by `read.py`.
 #[derive(Debug, Deserialize)]
@@ -82,49 +85,43 @@ fn serialized(bench: &Bench<'_>, checks: &mut Checks, name: &str, source: &Path)
         },
     );
 
-    let expected = std::cell::OnceCell::new();
-    let digests = || -> Result<Vec<Tensor>> {
-        bench
-            .python
-            .json("checkpoint.py", &["digests".as_ref(), source.as_os_str()])
-    };
+    let expected: Result<Vec<Tensor>> = bench
+        .python
+        .json("checkpoint.py", &["digests".as_ref(), source.as_os_str()]);
     checks.check(
         format!("ours: {name}: digests of the source by safetensors"),
-        || {
-            let tensors = digests()?;
-            let seen = format!("{} tensors", tensors.len());
-            expected.get_or_init(|| tensors);
-            Ok(seen)
-        },
+        || Ok(format!("{} tensors", lent(&expected)?.len())),
     );
     for version in REFERENCES {
         let readings = read(bench, version, &file);
-        for readers in [1, 4] {
+        for readers in READERS {
             checks.check(
                 format!("ours: {name}: read by {version}, {readers} readers"),
                 || {
-                    let readings = readings
-                        .as_ref()
-                        .map_err(|error| anyhow::anyhow!("{error:#}"))?;
-                    let Some(reading) = readings.iter().find(|reading| reading.readers == readers)
-                    else {
-                        bail!("no reading with {readers} readers");
-                    };
-                    match (&reading.error, expected.get()) {
-                        (Some(error), _) => bail!("{error}"),
-                        (None, None) => bail!("the source has no digests to compare with"),
-                        (None, Some(expected)) => same(expected, &reading.tensors),
+                    let mut readings = lent(&readings)?.iter();
+                    let reading = readings.find(|reading| reading.readers.to_string() == readers);
+                    let reading = reading.context("this reading is missing")?;
+                    if let Some(error) = &reading.error {
+                        bail!("{error}");
                     }
+                    same(lent(&expected)?, &reading.tensors)
                 },
             );
         }
     }
 }
 
-/// Reads a file with the reference, hash verification on, with one reader and with four.
+/// A result that several rows depend on; each of them fails with its words.
+fn lent<T>(result: &Result<T>) -> Result<&T> {
+    result.as_ref().map_err(|error| anyhow!("{error:#}"))
+}
+
+/// Reads a file with the reference, hash verification on, once with each number of readers.
 fn read(bench: &Bench<'_>, version: &str, file: &Path) -> Result<Vec<Reading>> {
-    let options = ["--reference", version, "--readers", "1", "--readers", "4"].map(OsStr::new);
-    let arguments: Vec<&OsStr> = options.into_iter().chain([file.as_os_str()]).collect();
+    let mut arguments = vec!["--reference", version];
+    arguments.extend(READERS.iter().flat_map(|readers| ["--readers", *readers]));
+    let mut arguments: Vec<&OsStr> = arguments.into_iter().map(OsStr::new).collect();
+    arguments.push(file.as_os_str());
     bench.python.json("read.py", &arguments)
 }
 
