@@ -144,9 +144,25 @@ pub(crate) struct Checksum {
     pub(crate) digest: String,
 }
 
-/// What `deserialize --json` prints, as far as it is needed.
+/// What `verify --json` prints, as far as it is needed.
 #[derive(Debug, Deserialize)]
-pub(crate) struct Load {
+pub(crate) struct Verification {
+    pub(crate) failures: Vec<Failure>,
+}
+
+/// One tensor that failed.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Failure {
+    pub(crate) name: String,
+}
+
+/// What `deserialize --json` and `serialize --json` print, as far as it is needed.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Transfer {
+    /// Bytes of the tensors.
     pub(crate) bytes: u64,
     pub(crate) seconds: f64,
+    /// Whether a load let tensors pass through bounded memory instead of keeping them.
+    #[serde(default)]
+    pub(crate) streamed: bool,
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::bench::raw_read_here;
-use crate::product::{self, Load, Product};
+use crate::product::{self, Product, Transfer};
 use crate::report::{gigabytes_per_second, mebibytes, parse_size, table};
 use crate::workspace;
 
@@ -125,7 +125,7 @@ fn travel(
     checkpoint: &Path,
     saved: &Path,
     folder: &Path,
-) -> Result<Load> {
+) -> Result<Transfer> {
     let from_stdin = route.transport == "stdin";
     let source = if from_stdin { Path::new("-") } else { saved };
     let mut load = words(["deserialize"], [source]);

@@ -3,8 +3,8 @@
 //!
 //! The same work everywhere: all bytes end in memory that the process owns, except where the name
 //! says mapped. Python rows count the call alone, not the import of torch; our own rows count from
-//! opening the file. Saving is harder for us: the reference has the tensors in memory already, we
-//! read the checkpoint too.
+//! opening the file. Saving is more work for us: the reference has the tensors in memory already,
+//! we read the checkpoint too.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::rounds::{Contender, Sample, Series, Target, alternate, render, render_targets};
 use super::{Common, raw};
 use crate::interop::Python;
-use crate::product::{self, Load, Product};
+use crate::product::{self, Product, Transfer};
 use crate::report::{mebibytes, parse_size};
 use crate::{sys, workspace};
 
@@ -124,7 +124,7 @@ impl Files {
             tensors.as_os_str(),
             "--json".as_ref(),
         ];
-        let load: Load = product.json(&arguments)?;
+        let load: Transfer = product.json(&arguments)?;
         Ok(Self {
             checkpoint,
             tensors,
@@ -162,9 +162,9 @@ fn loads<'a>(product: &'a Product, python: &'a Python, files: &'a Files) -> Vec<
             arguments.extend(options.iter().map(OsStr::new));
             let finished = product.run(&arguments)?;
             let (wall, peak_bytes) = (finished.wall, finished.peak_bytes);
-            let load: Load = product::parse(finished, &arguments)?;
-            if load.bytes != files.bytes {
-                bail!("loaded {} bytes of {}", load.bytes, files.bytes);
+            let load: Transfer = product::parse(finished, &arguments)?;
+            if load.bytes != files.bytes || load.streamed {
+                bail!("not all {} bytes in memory: {load:?}", files.bytes);
             }
             let process_seconds = wall.as_secs_f64();
             Ok(Sample {
@@ -213,13 +213,15 @@ fn saves<'a>(product: &'a Product, python: &'a Python, files: &'a Files) -> Vec<
             let mut arguments = vec!["serialize".as_ref(), files.checkpoint.as_os_str()];
             arguments.push(files.saved.as_os_str());
             arguments.extend(options.iter().map(OsStr::new));
-            let finished = product::succeeded(product.run(&arguments)?, &arguments)?;
-            // The whole process: `serialize` owes nobody an inner clock.
-            let seconds = finished.wall.as_secs_f64();
+            arguments.push("--json".as_ref());
+            let finished = product.run(&arguments)?;
+            let (wall, peak_bytes) = (finished.wall, finished.peak_bytes);
+            let save: Transfer = product::parse(finished, &arguments)?;
+            let process_seconds = wall.as_secs_f64();
             Ok(Sample {
-                seconds,
-                process_seconds: seconds,
-                peak_bytes: finished.peak_bytes,
+                seconds: save.seconds,
+                process_seconds,
+                peak_bytes,
             })
         }
     };
