@@ -62,6 +62,12 @@ pub enum IoError {
         /// Bytes allowed.
         limit: u64,
     },
+    /// The object was replaced while it was read: what was read so far belongs to the old one.
+    #[error("{location}: the object was replaced while it was being read")]
+    Changed {
+        /// URI, without credentials.
+        location: String,
+    },
     /// The place cannot do what was asked of it.
     #[error("{location}: {why}")]
     Unsupported {

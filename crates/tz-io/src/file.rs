@@ -10,16 +10,18 @@ use crate::buffer::BufferPool;
 use crate::check::HeaderFacts;
 use crate::error::{Corruption, IoError};
 use crate::host::{self, HostTensor, HostTensors};
+use crate::location::Location;
 use crate::memory::SharedBytes;
-use crate::options::ReadOptions;
+use crate::options::{OpenOptions, ReadOptions};
 use crate::plan::{LoadPlan, PlanOptions, Selection};
+use crate::remote::RemoteOptions;
 use crate::scan::{self, Algorithm, Digester};
-use crate::source::{Location, RangeRead};
+use crate::source::RangeRead;
 use crate::stats::ReadStats;
 use crate::stream::{self, Consumer};
 
 /// First read of a file: the front of models of up to some thousand tensors in one go.
-const FIRST_READ: u64 = 256 << 10;
+const FIRST_READ: u64 = 512 << 10;
 
 /// A `.tensors` file whose front has been read and checked. Data is read on request only.
 #[derive(Debug)]
@@ -34,7 +36,15 @@ impl TensorFile {
     /// # Errors
     /// [`IoError::Io`] where it cannot be read, [`IoError::Format`] where it is not a whole `.tensors` file.
     pub fn open(location: &Location, limits: &Limits) -> Result<Self, IoError> {
-        Self::from_source(location.open()?, limits)
+        Self::from_source(location.open(&RemoteOptions::default())?, limits)
+    }
+
+    /// Opens the file at `location` with credentials, certificates and limits of the caller's.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_with(location: &Location, options: &OpenOptions) -> Result<Self, IoError> {
+        Self::from_source(location.open(&options.remote)?, &options.limits)
     }
 
     /// Opens a file over a transport of the caller's.
@@ -42,24 +52,19 @@ impl TensorFile {
     /// # Errors
     /// As [`Self::open`].
     pub fn from_source(source: Box<dyn RangeRead>, limits: &Limits) -> Result<Self, IoError> {
-        let decoder = FrontDecoder::new(limits.clone());
-        let mut prefix = Vec::new();
-        let front = loop {
-            let need = match decoder
-                .step(&prefix)
-                .map_err(IoError::format(source.location()))?
-            {
-                Step::Done(front) => break front,
-                Step::Need(range) => range.end,
-            };
-            read_prefix(&*source, &mut prefix, need)?;
-        };
-        if let Some(len) = source.len() {
-            front
-                .check_file_len(len)
-                .map_err(IoError::format(source.location()))?;
-        }
+        let front = read_front(&*source, limits)?;
         Ok(Self { source, front })
+    }
+
+    /// Opens a file that may be something else; gives the source back where it is.
+    pub(crate) fn try_from_source(
+        source: Box<dyn RangeRead>,
+        limits: &Limits,
+    ) -> Result<Self, Box<dyn RangeRead>> {
+        match read_front(&*source, limits) {
+            Ok(front) => Ok(Self { source, front }),
+            Err(_) => Err(source),
+        }
     }
 
     /// Everything that stands before the first tensor.
@@ -200,7 +205,11 @@ impl TensorFile {
         consumer: &dyn Consumer,
     ) -> Result<ReadStats, IoError> {
         self.require_plain()?;
-        let plan_options = PlanOptions::staged(pool.buffer_len(), options.verify);
+        let plan_options = PlanOptions {
+            headers: options.verify,
+            ..self.source.plan_options()
+        };
+        let plan_options = plan_options.staged(pool.buffer_len());
         stream::run(
             self,
             &self.plan(selection, &plan_options)?,
@@ -292,6 +301,28 @@ impl TensorFile {
             failures,
         })
     }
+}
+
+/// Reads and checks everything that stands before the first tensor.
+fn read_front(source: &dyn RangeRead, limits: &Limits) -> Result<Front, IoError> {
+    let decoder = FrontDecoder::new(limits.clone());
+    let mut prefix = Vec::new();
+    let front = loop {
+        let need = match decoder
+            .step(&prefix)
+            .map_err(IoError::format(source.location()))?
+        {
+            Step::Done(front) => break front,
+            Step::Need(range) => range.end,
+        };
+        read_prefix(source, &mut prefix, need)?;
+    };
+    if let Some(len) = source.len() {
+        front
+            .check_file_len(len)
+            .map_err(IoError::format(source.location()))?;
+    }
+    Ok(front)
 }
 
 /// Grows `prefix` towards `need` bytes.

@@ -166,7 +166,7 @@ pub(crate) fn load(
     let checks = Checks::new(plan.tensors.len());
     let (requests, fetch_time, verify_time) =
         (Counter::default(), Counter::default(), Counter::default());
-    let threads = options.readers_for(file.source().max_readers(), plan.fetches.len());
+    let threads = options.readers_for(file.source(), plan.fetches.len());
     workers::for_each(
         plan.fetches.len(),
         threads,

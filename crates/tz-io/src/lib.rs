@@ -6,11 +6,14 @@ mod memory;
 
 mod buffer;
 mod check;
+mod copy;
 mod error;
 mod file;
 mod host;
+mod location;
 mod options;
 mod plan;
+mod remote;
 mod scan;
 mod source;
 mod stats;
@@ -22,14 +25,19 @@ mod writer;
 pub mod testing;
 
 pub use buffer::{BufferMemory, BufferPool, HeapPool, PooledBuffer};
+pub use copy::{CopyReport, copy};
 pub use error::{Corruption, IoError};
 pub use file::TensorFile;
 pub use host::{HostTensor, HostTensors};
+pub use location::Location;
 pub use memory::SharedBytes;
-pub use options::{Cancel, DEFAULT_MAX_READERS, DEFAULT_STAGING_BYTES, Progress, ReadOptions};
+pub use options::{
+    Cancel, DEFAULT_MAX_READERS, DEFAULT_STAGING_BYTES, OpenOptions, Progress, ReadOptions,
+};
 pub use plan::{Fetch, LoadPlan, Part, PartKind, PlanOptions, Selection};
+pub use remote::{Addressing, RemoteLocation, RemoteOptions, S3Options, unfinished_uploads};
 pub use scan::{Algorithm, Digester, Visitor};
-pub use source::{LocalFile, Location, RangeRead, StreamSource};
+pub use source::{LocalFile, RangeRead, SourceCounters, StreamSource};
 pub use stats::{ReadStats, WriteStats};
 pub use stream::{Consumer, Piece};
 pub use writer::{MemorySource, TensorSource, WriteOptions, plan as plan_write, write};

@@ -3,12 +3,26 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use tz_format::Limits;
+
 use crate::error::IoError;
+use crate::remote::RemoteOptions;
+use crate::source::RangeRead;
 
 /// Most readers that are started when the caller does not say how many.
 pub const DEFAULT_MAX_READERS: usize = 16;
 /// Staging memory where the caller sets no limit: enough for every reader to have a piece in hand and one in use.
 pub const DEFAULT_STAGING_BYTES: u64 = 256 << 20;
+
+/// How to open a file.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct OpenOptions {
+    /// Bounds on what the file may state.
+    pub limits: Limits,
+    /// Servers and credentials.
+    pub remote: RemoteOptions,
+}
 
 /// How to read.
 #[derive(Debug, Clone)]
@@ -40,13 +54,13 @@ impl Default for ReadOptions {
 }
 
 impl ReadOptions {
-    /// Reader threads for a source that can serve `max`, and `pieces` of work.
-    pub(crate) fn readers_for(&self, max: usize, pieces: usize) -> usize {
-        self.readers
-            .unwrap_or_else(available_cores)
-            .min(max)
-            .min(pieces)
-            .max(1)
+    /// Reader threads for `source` and `pieces` of work.
+    pub(crate) fn readers_for(&self, source: &dyn RangeRead, pieces: usize) -> usize {
+        if let Some(readers) = self.readers {
+            source.readers_chosen(readers);
+        }
+        let readers = self.readers.unwrap_or_else(|| source.default_readers());
+        readers.min(source.max_readers()).min(pieces).max(1)
     }
 }
 

@@ -38,14 +38,23 @@ impl PlanOptions {
         }
     }
 
-    /// Pieces that fit, header and slack included, into buffers of `buffer_len` bytes.
+    /// Pieces for servers: 8 MiB pay for a request, and a gap of 1 MiB costs less than another one.
     #[must_use]
-    pub fn staged(buffer_len: usize, headers: bool) -> Self {
+    pub fn object_storage() -> Self {
+        Self {
+            piece_len: 8 << 20,
+            max_gap: 1 << 20,
+            headers: true,
+        }
+    }
+
+    /// The same with pieces that fit, header and slack included, into buffers of `buffer_len` bytes.
+    #[must_use]
+    pub fn staged(self, buffer_len: usize) -> Self {
         let piece_len = (buffer_len as u64).saturating_sub(JOIN_SLACK).max(1);
         Self {
-            piece_len,
-            max_gap: 64 << 10,
-            headers,
+            piece_len: self.piece_len.min(piece_len),
+            ..self
         }
     }
 }

@@ -103,7 +103,7 @@ fn walk<V: Visitor>(
     start: impl Fn(usize, &HeaderFacts) -> V + Sync,
 ) -> Result<Vec<V>, IoError> {
     let done: Vec<Mutex<Option<V>>> = tensors.iter().map(|_| Mutex::new(None)).collect();
-    let threads = options.readers_for(file.source().max_readers(), tensors.len());
+    let threads = options.readers_for(file.source(), tensors.len());
     workers::for_each(
         tensors.len(),
         threads,

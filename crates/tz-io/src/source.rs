@@ -3,10 +3,12 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, IoSliceMut, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::IoError;
+use crate::options::available_cores;
+use crate::plan::PlanOptions;
 
 /// Most buffers that one `preadv` takes (`IOV_MAX` of Linux).
 const MAX_BUFFERS: usize = 1024;
@@ -35,10 +37,42 @@ pub trait RangeRead: Send + Sync + fmt::Debug {
     /// File or URI for messages, without credentials.
     fn location(&self) -> &str;
 
+    /// How many readers suit the source where the caller does not say.
+    fn default_readers(&self) -> usize {
+        available_cores()
+    }
+
+    /// Tells the source how many readers the caller insists on.
+    fn readers_chosen(&self, _readers: usize) {}
+
+    /// How a plan for this source cuts and joins.
+    fn plan_options(&self) -> PlanOptions {
+        PlanOptions::local()
+    }
+
+    /// What the source has done so far.
+    fn counters(&self) -> SourceCounters {
+        SourceCounters::default()
+    }
+
     /// The local file behind it, where there is one.
     fn local_file(&self) -> Option<&File> {
         None
     }
+}
+
+/// What a remote source has done since it was opened; zeros for a local one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SourceCounters {
+    /// Requests sent, retries included.
+    pub requests: u64,
+    /// Bytes received.
+    pub bytes: u64,
+    /// Requests that were tried again.
+    pub retries: u64,
+    /// Transfers that were broken off because nothing came.
+    pub stalls: u64,
 }
 
 /// A file of the local file system, read at positions.
@@ -187,56 +221,5 @@ impl RangeRead for StreamSource {
 
     fn location(&self) -> &str {
         &self.name
-    }
-}
-
-/// A place named on a command line or in a configuration.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Location {
-    /// A path of the local file system.
-    File(PathBuf),
-    /// Standard input or output, written `-`.
-    Stdio,
-}
-
-impl Location {
-    /// Reads a path, or `-`.
-    ///
-    /// # Errors
-    /// [`IoError::Unsupported`] for a URI scheme that this version does not know.
-    pub fn parse(text: &str) -> Result<Self, IoError> {
-        match text.split_once("://") {
-            _ if text == "-" => Ok(Self::Stdio),
-            None => Ok(Self::File(text.into())),
-            Some(("file", path)) => Ok(Self::File(path.into())),
-            Some(_) => Err(IoError::Unsupported {
-                location: text.to_owned(),
-                why: "this URI scheme is not supported",
-            }),
-        }
-    }
-
-    /// Opens it for reading.
-    ///
-    /// # Errors
-    /// [`IoError::Io`].
-    pub fn open(&self) -> Result<Box<dyn RangeRead>, IoError> {
-        match self {
-            Self::File(path) => Ok(Box::new(LocalFile::open(path)?)),
-            Self::Stdio => Ok(Box::new(StreamSource::new(
-                Box::new(io::stdin()),
-                "standard input",
-            ))),
-        }
-    }
-}
-
-impl fmt::Display for Location {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::File(path) => path.display().fmt(f),
-            Self::Stdio => f.write_str("-"),
-        }
     }
 }

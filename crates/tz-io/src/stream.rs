@@ -82,7 +82,7 @@ pub(crate) fn run(
     let [requests, fetch_time, verify_time, wait_time, consume_time] =
         std::array::from_fn(|_| Counter::default());
     let threads = options
-        .readers_for(file.source().max_readers(), plan.fetches.len())
+        .readers_for(file.source(), plan.fetches.len())
         .min(pool.buffers());
     let work = |(): &mut (), i: usize| {
         let Some(fetch) = plan.fetches.get(i) else {

@@ -15,10 +15,12 @@ use std::time::Instant;
 use tz_format::{Extension, HashKind, Layout, LayoutOptions, TensorSpec};
 
 use crate::error::IoError;
+use crate::location::Location;
 use crate::options::{Cancel, Progress, available_cores};
-use crate::source::Location;
+use crate::remote::{MultipartOutput, RemoteLocation, RemoteOptions};
 use crate::stats::WriteStats;
-use output::{LocalOutput, Output, StreamOutput};
+use output::StreamOutput;
+pub(crate) use output::{LocalOutput, Output};
 
 /// Where the bytes of tensors to be written come from.
 pub trait TensorSource: Sync {
@@ -104,6 +106,10 @@ pub struct WriteOptions {
     /// Wait until the file is on the disk before it gets its name. Default true; without it a power cut soon after
     /// may leave a file with holes under the final name.
     pub fsync: bool,
+    /// Refuse to replace what stands at the destination. Default false.
+    pub create_only: bool,
+    /// Servers and credentials.
+    pub remote: RemoteOptions,
     /// Stops the work early when set.
     pub cancel: Cancel,
     /// Counts bytes as they are written.
@@ -120,6 +126,8 @@ impl Default for WriteOptions {
             workers: None,
             memory_limit: None,
             fsync: true,
+            create_only: false,
+            remote: RemoteOptions::default(),
             cancel: Cancel::default(),
             progress: Progress::default(),
         }
@@ -146,6 +154,7 @@ pub fn write(
             let mut file = file.map_err(IoError::io(&name, "open for writing"))?;
             to_stream(source, &layout, &mut file, &name, options)
         }
+        Location::Remote(location) => to_object(source, &layout, location, &name, options),
         Location::Stdio => to_stream(
             source,
             &layout,
@@ -177,7 +186,7 @@ pub fn plan(
 }
 
 /// Whether the path names a file that can be replaced by rename: `/dev/null` and pipes must not be.
-fn is_regular(path: &Path) -> bool {
+pub(crate) fn is_regular(path: &Path) -> bool {
     path.metadata()
         .map_or(true, |metadata| metadata.is_file() || metadata.is_dir())
 }
@@ -192,7 +201,35 @@ fn to_file(
     let output = LocalOutput::create(path, name, layout.file_len())?;
     let mut stats = run(source, layout, options, &output, name)?;
     let start = Instant::now();
-    output.finish(options.fsync)?;
+    output.finish(options.fsync, options.create_only)?;
+    stats.sync = start.elapsed();
+    Ok(stats)
+}
+
+/// Jobs take a quarter of the memory, parts on their way the rest.
+fn to_object(
+    source: &dyn TensorSource,
+    layout: &Layout,
+    location: &RemoteLocation,
+    name: &str,
+    options: &WriteOptions,
+) -> Result<WriteStats, IoError> {
+    let limit = options.memory_limit.unwrap_or(crate::DEFAULT_STAGING_BYTES);
+    let memory = limit - limit / 4;
+    let output = MultipartOutput::create(
+        location,
+        &options.remote,
+        layout.file_len(),
+        memory,
+        options.create_only,
+    )?;
+    let jobs_options = WriteOptions {
+        memory_limit: Some(limit / 4),
+        ..options.clone()
+    };
+    let mut stats = run(source, layout, &jobs_options, &output, name)?;
+    let start = Instant::now();
+    output.finish()?;
     stats.sync = start.elapsed();
     Ok(stats)
 }

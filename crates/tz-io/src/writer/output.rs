@@ -11,7 +11,6 @@ use tz_format::Layout;
 
 use super::{TensorSource, WriteOptions};
 use crate::error::IoError;
-use crate::source::Location;
 
 /// Takes every byte of the file exactly once.
 pub(crate) trait Output: Sync {
@@ -65,14 +64,19 @@ impl LocalOutput {
     }
 
     /// Makes the file durable, then visible.
-    pub(crate) fn finish(self, fsync: bool) -> Result<(), IoError> {
+    pub(crate) fn finish(self, fsync: bool, create_only: bool) -> Result<(), IoError> {
         if fsync {
             self.file
                 .as_file()
                 .sync_all()
                 .map_err(IoError::io(&self.name, "sync"))?;
         }
-        self.file.persist(&self.path).map_err(|error| {
+        let persisted = if create_only {
+            self.file.persist_noclobber(&self.path)
+        } else {
+            self.file.persist(&self.path)
+        };
+        persisted.map_err(|error| {
             IoError::io(&self.name, "rename the temporary file to")(error.error)
         })?;
         if fsync {
@@ -171,13 +175,5 @@ impl StreamOutput {
         }
         write(&[0; 8])?;
         sink.flush().map_err(IoError::io(name, "write"))
-    }
-}
-
-impl Location {
-    /// Whether `write` can patch what it wrote: files can, streams cannot.
-    #[must_use]
-    pub fn is_stdio(&self) -> bool {
-        matches!(self, Self::Stdio)
     }
 }

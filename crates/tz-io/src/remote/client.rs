@@ -1,0 +1,389 @@
+//! One ranged GET at a time. Owns [`Client`]: requests, answers and what they say about the object.
+
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode, header};
+
+use super::object::Signed;
+use super::options::RemoteOptions;
+use super::retry::{Failure, Retries};
+use super::target::{RemoteKind, RemoteLocation};
+use crate::error::IoError;
+use crate::source::SourceCounters;
+use crate::stats::Counter;
+
+/// Time to reach a server before another try.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What tells one version of an object from the next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Identity {
+    etag: Option<String>,
+    last_modified: Option<String>,
+}
+
+impl Identity {
+    fn of(headers: &HeaderMap) -> Self {
+        let text = |name| {
+            headers
+                .get(name)
+                .and_then(|value: &http::HeaderValue| value.to_str().ok())
+                .map(str::to_owned)
+        };
+        Self {
+            etag: text(header::ETAG),
+            last_modified: text(header::LAST_MODIFIED),
+        }
+    }
+
+    /// A weak tag never satisfies `If-Match`, so only a strong one is sent; both are compared.
+    fn strong_tag(&self) -> Option<&str> {
+        self.etag.as_deref().filter(|tag| !tag.starts_with("W/"))
+    }
+
+    fn differs(&self, other: &Self) -> bool {
+        match (&self.etag, &other.etag) {
+            (Some(first), Some(now)) => first != now,
+            _ => {
+                self.last_modified.is_some()
+                    && other.last_modified.is_some()
+                    && self.last_modified != other.last_modified
+            }
+        }
+    }
+}
+
+/// An answer whose body is still to come.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) identity: Identity,
+    /// Length of the whole object.
+    pub(crate) total: Option<u64>,
+    /// Whether the body is the range that was asked for, rather than the whole object.
+    pub(crate) ranged: bool,
+    pub(crate) body: Body,
+}
+
+/// Frames of a body; a pause of the stall timeout between two of them is a failure.
+#[derive(Debug)]
+pub(crate) struct Body {
+    response: reqwest::Response,
+    stall_timeout: Duration,
+    counters: Arc<Counters>,
+}
+
+impl Body {
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
+        match tokio::time::timeout(self.stall_timeout, self.response.chunk()).await {
+            Ok(Ok(frame)) => {
+                self.counters
+                    .bytes
+                    .add(frame.as_ref().map_or(0, |frame| frame.len() as u64));
+                Ok(frame)
+            }
+            Ok(Err(error)) => Err(Failure::transient(error.without_url())),
+            Err(_) => {
+                self.counters.stalls.add(1);
+                Err(Failure::stalled(self.stall_timeout))
+            }
+        }
+    }
+}
+
+/// Counters of one open location.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) requests: Counter,
+    pub(crate) bytes: Counter,
+    pub(crate) retries: Counter,
+    pub(crate) stalls: Counter,
+}
+
+/// Sends requests for one object.
+#[derive(Debug)]
+pub(crate) struct Client {
+    http: reqwest::Client,
+    target: Target,
+    name: String,
+    options: RemoteOptions,
+    counters: Arc<Counters>,
+}
+
+#[derive(Debug)]
+enum Target {
+    Url(url::Url),
+    Signed(Signed),
+}
+
+impl Client {
+    pub(crate) async fn new(
+        location: &RemoteLocation,
+        options: &RemoteOptions,
+    ) -> Result<Self, IoError> {
+        let name = location.to_string();
+        let target = match &location.kind {
+            RemoteKind::Http(url) => Target::Url(url.clone()),
+            RemoteKind::Object { .. } => Target::Signed(Signed::new(location, options).await?),
+        };
+        let http = http_client(options, &name)?;
+        Ok(Self {
+            http,
+            target,
+            name,
+            options: options.clone(),
+            counters: Arc::default(),
+        })
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn counters(&self) -> SourceCounters {
+        let Counters {
+            requests,
+            bytes,
+            retries,
+            stalls,
+        } = &*self.counters;
+        SourceCounters {
+            requests: requests.value(),
+            bytes: bytes.value(),
+            retries: retries.value(),
+            stalls: stalls.value(),
+        }
+    }
+
+    pub(crate) fn retries(&self) -> Retries {
+        Retries::new(
+            self.options.retries,
+            self.options.deadline,
+            Arc::clone(&self.counters),
+        )
+    }
+
+    /// The first request: learns what the object is and keeps the first bytes of it. A server that ignores the range
+    /// leaves the rest of the body to be read.
+    pub(crate) async fn first(&self, range: Range<u64>) -> Result<(Answer, Bytes), IoError> {
+        let mut retries = self.retries();
+        loop {
+            let result = async {
+                let mut answer = self.get(range.clone(), None).await?;
+                let mut first = Vec::new();
+                while answer.ranged {
+                    let Some(frame) = self.frame(&mut answer.body).await? else {
+                        break;
+                    };
+                    first.extend_from_slice(&frame);
+                }
+                let promised = answer.total.map_or(range.end, |total| total.min(range.end));
+                if answer.ranged && first.len() as u64 != promised {
+                    return Err(Failure::transient("the body ended early"));
+                }
+                Ok((answer, Bytes::from(first)))
+            };
+            match result.await {
+                Ok(found) => return Ok(found),
+                Err(failure) => retries.wait(failure, false, &self.name).await?,
+            }
+        }
+    }
+
+    /// Requests `range`, of the object that `identity` describes.
+    pub(crate) async fn get(
+        &self,
+        range: Range<u64>,
+        identity: Option<&Identity>,
+    ) -> Result<Answer, Failure> {
+        let url = match &self.target {
+            Target::Url(url) => url.clone(),
+            Target::Signed(signed) => signed.url(http::Method::GET).await?,
+        };
+        let asked = format!("bytes={}-{}", range.start, range.end - 1);
+        let mut request = self.http.get(url).header(header::RANGE, asked);
+        // A compressed body has other offsets.
+        request = request.header(header::ACCEPT_ENCODING, "identity");
+        if let Some(tag) = identity.and_then(Identity::strong_tag) {
+            request = request.header(header::IF_MATCH, tag);
+        }
+        self.counters.requests.add(1);
+        let sent = tokio::time::timeout(self.options.stall_timeout, request.send()).await;
+        let response = match sent {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) if error.is_redirect() || error.is_builder() => {
+                return Err(Failure::permanent(error.without_url()));
+            }
+            Ok(Err(error)) => return Err(Failure::transient(Chained(error.without_url()))),
+            Err(_) => {
+                self.counters.stalls.add(1);
+                return Err(Failure::stalled(self.options.stall_timeout));
+            }
+        };
+        self.answer(response, range, identity)
+    }
+
+    fn answer(
+        &self,
+        response: reqwest::Response,
+        range: Range<u64>,
+        identity: Option<&Identity>,
+    ) -> Result<Answer, Failure> {
+        let headers = response.headers();
+        let now = Identity::of(headers);
+        let status = response.status();
+        let content_range = headers
+            .get(header::CONTENT_RANGE)
+            .and_then(|value| value.to_str().ok());
+        let (total, ranged) = match status {
+            StatusCode::PARTIAL_CONTENT => {
+                let placed = content_range.and_then(parse_content_range);
+                let (start, total) = placed
+                    .ok_or_else(|| Failure::permanent("an answer without a valid Content-Range"))?;
+                if start != range.start {
+                    return Err(Failure::permanent("the server answered another range"));
+                }
+                (total, true)
+            }
+            StatusCode::OK => (response.content_length(), false),
+            // An empty object has no byte 0: the answer to `bytes=0-` is 416 with its length.
+            StatusCode::RANGE_NOT_SATISFIABLE
+                if range.start == 0 && content_range == Some("bytes */0") =>
+            {
+                (Some(0), true)
+            }
+            _ => return Err(refusal(status, headers, identity.is_some())),
+        };
+        if identity.is_some_and(|identity| identity.differs(&now)) {
+            return Err(Failure::changed());
+        }
+        let stall_timeout = self.options.stall_timeout;
+        let body = Body {
+            response,
+            stall_timeout,
+            counters: Arc::clone(&self.counters),
+        };
+        Ok(Answer {
+            identity: now,
+            total,
+            ranged,
+            body,
+        })
+    }
+
+    pub(crate) async fn frame(&self, body: &mut Body) -> Result<Option<Bytes>, Failure> {
+        body.next().await
+    }
+}
+
+/// A client that reuses connections, trusts `ca_bundle` beside the system's certificates, follows redirects and
+/// honours `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`.
+pub(crate) fn http_client(options: &RemoteOptions, name: &str) -> Result<reqwest::Client, IoError> {
+    let mut builder = reqwest::Client::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .http1_only()
+        .tcp_nodelay(true)
+        .user_agent(concat!("tz/", env!("CARGO_PKG_VERSION")));
+    if let Some(path) = &options.ca_bundle {
+        let shown = path.display().to_string();
+        let pem = std::fs::read(path).map_err(IoError::io(&shown, "read certificates from"))?;
+        let invalid =
+            |error| IoError::io(&shown, "read certificates from")(io::Error::other(error));
+        for certificate in reqwest::Certificate::from_pem_bundle(&pem).map_err(invalid)? {
+            builder = builder.add_root_certificate(certificate);
+        }
+    }
+    builder
+        .build()
+        .map_err(|error| IoError::io(name, "set up HTTP")(io::Error::other(error)))
+}
+
+/// `bytes start-end/total`, total possibly `*`.
+fn parse_content_range(text: &str) -> Option<(u64, Option<u64>)> {
+    let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
+    let start = range.split_once('-')?.0.parse().ok()?;
+    match total {
+        "*" => Some((start, None)),
+        total => Some((start, Some(total.parse().ok()?))),
+    }
+}
+
+/// What a status other than success means for another try.
+fn refusal(status: StatusCode, headers: &HeaderMap, conditional: bool) -> Failure {
+    let why = format!("the server answered {status}");
+    match status {
+        StatusCode::PRECONDITION_FAILED if conditional => Failure::changed(),
+        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
+            Failure::busy(why, retry_after(headers))
+        }
+        _ if status.is_server_error() => Failure::busy(why, retry_after(headers)),
+        StatusCode::NOT_FOUND => Failure::refused(io::ErrorKind::NotFound, why),
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+            Failure::refused(io::ErrorKind::PermissionDenied, why)
+        }
+        StatusCode::RANGE_NOT_SATISFIABLE if conditional => Failure::changed(),
+        _ => Failure::permanent(why),
+    }
+}
+
+/// Seconds; the HTTP-date form is rare and waits as usual.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    headers
+        .get(header::RETRY_AFTER)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
+        .map(Duration::from_secs)
+}
+
+/// An error that prints its causes: `reqwest` keeps "connection refused" in the last of them.
+#[derive(Debug)]
+struct Chained(reqwest::Error);
+
+impl std::fmt::Display for Chained {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut last: &dyn std::error::Error = &self.0;
+        while let Some(source) = last.source() {
+            last = source;
+        }
+        write!(f, "{last}")
+    }
+}
+
+impl std::error::Error for Chained {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_ranges() {
+        assert_eq!(parse_content_range("bytes 5-9/100"), Some((5, Some(100))));
+        assert_eq!(parse_content_range("bytes 0-0/*"), Some((0, None)));
+        for bad in ["", "bytes */5", "bytes 5/9", "5-9/100", "bytes a-b/c"] {
+            assert_eq!(parse_content_range(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn identities() {
+        let tag = |etag: &str| Identity {
+            etag: Some(etag.into()),
+            last_modified: None,
+        };
+        let date = |date: &str| Identity {
+            etag: None,
+            last_modified: Some(date.into()),
+        };
+        assert!(tag("\"a\"").differs(&tag("\"b\"")) && !tag("\"a\"").differs(&tag("\"a\"")));
+        assert!(date("x").differs(&date("y")) && !date("x").differs(&tag("\"a\"")));
+        assert_eq!(
+            (tag("W/\"a\"").strong_tag(), tag("\"a\"").strong_tag()),
+            (None, Some("\"a\""))
+        );
+    }
+}

@@ -1,0 +1,230 @@
+//! Object stores: buckets, signed requests, leftovers of broken uploads. Owns [`Signed`] and the store set-up.
+
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use http::Method;
+use object_store::aws::AmazonS3Builder;
+use object_store::azure::MicrosoftAzureBuilder;
+use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::multipart::MultipartStore;
+use object_store::path::Path;
+use object_store::signer::Signer;
+use object_store::{ClientOptions, ObjectStore, RetryConfig};
+use url::Url;
+
+use super::credentials::{self, Resolved};
+use super::options::{Addressing, RemoteOptions};
+use super::retry::Failure;
+use super::target::{RemoteKind, RemoteLocation, StoreKind};
+use crate::error::IoError;
+
+/// How long a signed URL is valid.
+pub(crate) const SIGNED_FOR: Duration = Duration::from_secs(3600);
+/// A signed URL is renewed this long after it was made: well before it, or temporary credentials, run out.
+const RENEW_AFTER: Duration = Duration::from_secs(300);
+/// Endpoints that take the bucket's name in the host only.
+const VIRTUAL_ONLY: [&str; 2] = ["cwobject.com", "cwlota.com"];
+
+/// What an object store can do for us.
+pub(crate) trait Store: ObjectStore + Signer + MultipartStore {}
+
+impl<T: ObjectStore + Signer + MultipartStore> Store for T {}
+
+/// Signs requests for one object.
+pub(crate) struct Signed {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) path: Path,
+    anonymous: bool,
+    name: String,
+    get: Mutex<Option<(Url, Instant)>>,
+}
+
+impl fmt::Debug for Signed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Signed")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Signed {
+    pub(crate) async fn new(
+        location: &RemoteLocation,
+        options: &RemoteOptions,
+    ) -> Result<Self, IoError> {
+        let name = location.to_string();
+        let RemoteKind::Object { store, bucket, key } = &location.kind else {
+            return Err(IoError::Unsupported {
+                location: name,
+                why: "not an object of a store",
+            });
+        };
+        let failed = |error: object_store::Error| {
+            IoError::io(&name, "set up access to")(io::Error::other(error))
+        };
+        let path = Path::parse(key).map_err(|_| IoError::Unsupported {
+            location: name.clone(),
+            why: "the key has empty or relative segments",
+        })?;
+        let (store, anonymous): (Arc<dyn Store>, bool) = match store {
+            StoreKind::S3 => {
+                let resolved = credentials::resolve(&options.s3, &name).await?;
+                let source = &resolved.source;
+                tracing::info!(location = name, credentials = source, "credentials found");
+                let store = s3(bucket, &resolved, options, &name)?
+                    .build()
+                    .map_err(failed)?;
+                (
+                    Arc::new(store),
+                    resolved.keys.is_none() && !resolved.ambient,
+                )
+            }
+            StoreKind::Gcs => {
+                let builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket);
+                let builder = builder
+                    .with_client_options(client_options(options, &name)?)
+                    .with_retry(retry());
+                (Arc::new(builder.build().map_err(failed)?), false)
+            }
+            StoreKind::Azure => {
+                let builder = MicrosoftAzureBuilder::from_env().with_container_name(bucket);
+                let builder = builder
+                    .with_client_options(client_options(options, &name)?)
+                    .with_retry(retry());
+                (Arc::new(builder.build().map_err(failed)?), false)
+            }
+        };
+        Ok(Self {
+            store,
+            path,
+            anonymous,
+            name,
+            get: Mutex::new(None),
+        })
+    }
+
+    /// A URL that authorises `method` on the object for a while.
+    pub(crate) async fn url(&self, method: Method) -> Result<Url, Failure> {
+        if method == Method::GET
+            && let Some((url, made)) = &*self.get.lock().unwrap_or_else(PoisonError::into_inner)
+            && made.elapsed() < RENEW_AFTER
+        {
+            return Ok(url.clone());
+        }
+        let made = Instant::now();
+        let signed = self
+            .store
+            .signed_url(method.clone(), &self.path, SIGNED_FOR)
+            .await;
+        let mut url =
+            signed.map_err(|error| Failure::permanent(format!("no credentials: {error}")))?;
+        if self.anonymous {
+            // Signed with placeholders only to learn the address.
+            url.set_query(None);
+        }
+        if method == Method::GET {
+            *self.get.lock().unwrap_or_else(PoisonError::into_inner) = Some((url.clone(), made));
+        }
+        Ok(url)
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+/// The stores' own requests are few and small, or parts of an upload; this is how they are tried again.
+fn retry() -> RetryConfig {
+    RetryConfig {
+        max_retries: 8,
+        retry_timeout: Duration::from_secs(300),
+        ..RetryConfig::default()
+    }
+}
+
+fn client_options(options: &RemoteOptions, name: &str) -> Result<ClientOptions, IoError> {
+    // A part of an upload may take long on a slow link; what must not happen is that nothing moves.
+    let mut client = ClientOptions::new()
+        .with_timeout_disabled()
+        .with_read_timeout(options.stall_timeout * 4)
+        .with_allow_http(true);
+    if let Some(path) = &options.ca_bundle {
+        let shown = path.display().to_string();
+        let pem = std::fs::read(path).map_err(IoError::io(&shown, "read certificates from"))?;
+        let bundle = object_store::Certificate::from_pem_bundle(&pem);
+        let invalid = |error: object_store::Error| {
+            IoError::io(name, "read certificates")(io::Error::other(error))
+        };
+        for certificate in bundle.map_err(invalid)? {
+            client = client.with_root_certificate(certificate);
+        }
+    }
+    Ok(client)
+}
+
+fn s3(
+    bucket: &str,
+    resolved: &Resolved,
+    options: &RemoteOptions,
+    name: &str,
+) -> Result<AmazonS3Builder, IoError> {
+    let mut builder = if resolved.ambient {
+        AmazonS3Builder::from_env()
+    } else {
+        AmazonS3Builder::new()
+    };
+    builder = builder
+        .with_bucket_name(bucket)
+        .with_region(&resolved.region)
+        .with_client_options(client_options(options, name)?)
+        .with_retry(retry())
+        // TLS and the store's own checks protect the body; hashing every part again would halve the upload.
+        .with_unsigned_payload(true);
+    match &resolved.keys {
+        Some(keys) => {
+            builder = builder
+                .with_access_key_id(&keys.id)
+                .with_secret_access_key(&keys.secret);
+            if let Some(token) = &keys.token {
+                builder = builder.with_token(token);
+            }
+        }
+        None if !resolved.ambient => {
+            builder = builder
+                .with_access_key_id("none")
+                .with_secret_access_key("none")
+                .with_skip_signature(true);
+        }
+        None => {}
+    }
+    let host = resolved
+        .endpoint
+        .as_ref()
+        .map(|url| url.host_str().unwrap_or_default().to_owned());
+    let virtual_host = match options.s3.addressing {
+        Addressing::Path => false,
+        Addressing::Virtual => true,
+        Addressing::Auto => host.as_ref().is_none_or(|host| {
+            VIRTUAL_ONLY
+                .iter()
+                .any(|domain| host == domain || host.ends_with(&format!(".{domain}")))
+        }),
+    };
+    if let Some(endpoint) = &resolved.endpoint {
+        let mut endpoint = endpoint.clone();
+        if virtual_host && let Some(host) = host {
+            let failed = |_| IoError::Unsupported {
+                location: name.to_owned(),
+                why: "the bucket's name cannot be part of a host name",
+            };
+            endpoint
+                .set_host(Some(&format!("{bucket}.{host}")))
+                .map_err(failed)?;
+        }
+        builder = builder.with_endpoint(endpoint.as_str().trim_end_matches('/'));
+    }
+    Ok(builder.with_virtual_hosted_style_request(virtual_host))
+}

@@ -1,0 +1,83 @@
+//! What callers choose about servers. Owns [`RemoteOptions`] and [`S3Options`]; secrets never print.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How to talk to servers.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct RemoteOptions {
+    /// Credentials and endpoint of S3.
+    pub s3: S3Options,
+    /// File of PEM certificates to trust beside the system's.
+    pub ca_bundle: Option<PathBuf>,
+    /// A transfer that brings no byte for this long is broken off and resumed. Default 30 s.
+    pub stall_timeout: Duration,
+    /// Retries of one range that bring no progress, before the read fails. Default 8.
+    pub retries: u32,
+    /// A read that has waited this long for one range fails, retries included. Default none.
+    pub deadline: Option<Duration>,
+}
+
+impl Default for RemoteOptions {
+    fn default() -> Self {
+        Self {
+            s3: S3Options::default(),
+            ca_bundle: None,
+            stall_timeout: Duration::from_secs(30),
+            retries: 8,
+            deadline: None,
+        }
+    }
+}
+
+/// Where the bucket's name goes in a request.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Addressing {
+    /// Virtual-host style for AWS, `cwobject.com` and `cwlota.com`; path style for other endpoints.
+    #[default]
+    Auto,
+    /// `https://endpoint/bucket/key`.
+    Path,
+    /// `https://bucket.endpoint/key`.
+    Virtual,
+}
+
+/// Credentials and endpoint of S3; what is not given is looked up as `docs/REMOTE.md` says.
+#[derive(Clone, Default)]
+#[non_exhaustive]
+pub struct S3Options {
+    /// Access key id.
+    pub access_key_id: Option<String>,
+    /// Secret access key.
+    pub secret_access_key: Option<String>,
+    /// Session token of temporary credentials.
+    pub session_token: Option<String>,
+    /// Endpoint, with or without `https://`.
+    pub endpoint: Option<String>,
+    /// Region.
+    pub region: Option<String>,
+    /// A file in s3cmd's format instead of `~/.s3cfg`.
+    pub config_path: Option<PathBuf>,
+    /// Do not sign requests: public buckets.
+    pub anonymous: bool,
+    /// Where the bucket's name goes.
+    pub addressing: Addressing,
+}
+
+impl fmt::Debug for S3Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hidden = |secret: &Option<String>| secret.as_ref().map(|_| "…");
+        f.debug_struct("S3Options")
+            .field("access_key_id", &hidden(&self.access_key_id))
+            .field("secret_access_key", &hidden(&self.secret_access_key))
+            .field("session_token", &hidden(&self.session_token))
+            .field("endpoint", &self.endpoint)
+            .field("region", &self.region)
+            .field("config_path", &self.config_path)
+            .field("anonymous", &self.anonymous)
+            .field("addressing", &self.addressing)
+            .finish()
+    }
+}

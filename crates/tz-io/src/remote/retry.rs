@@ -1,0 +1,175 @@
+//! Which failures are worth another try, and when. Owns [`Failure`] and [`Retries`].
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::client::Counters;
+use crate::error::IoError;
+
+/// First wait; doubles with every retry.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+/// Longest wait, also where a server asks for more.
+const LONGEST_WAIT: Duration = Duration::from_secs(20);
+
+/// Why a request failed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    kind: Kind,
+    source: io::Error,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Kind {
+    /// Another try may succeed; the server may have said when.
+    Transient(Option<Duration>),
+    /// Another try would fail the same way.
+    Permanent,
+    /// The object is no longer the one that was opened.
+    Changed,
+}
+
+impl Failure {
+    pub(crate) fn transient(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self {
+            kind: Kind::Transient(None),
+            source: io::Error::other(why),
+        }
+    }
+
+    pub(crate) fn stalled(after: Duration) -> Self {
+        let why = format!("no bytes for {after:?}");
+        Self {
+            kind: Kind::Transient(None),
+            source: io::Error::new(io::ErrorKind::TimedOut, why),
+        }
+    }
+
+    pub(crate) fn busy(why: String, retry_after: Option<Duration>) -> Self {
+        Self {
+            kind: Kind::Transient(retry_after),
+            source: io::Error::new(io::ErrorKind::ResourceBusy, why),
+        }
+    }
+
+    pub(crate) fn permanent(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self {
+            kind: Kind::Permanent,
+            source: io::Error::other(why),
+        }
+    }
+
+    pub(crate) fn refused(kind: io::ErrorKind, why: String) -> Self {
+        Self {
+            kind: Kind::Permanent,
+            source: io::Error::new(kind, why),
+        }
+    }
+
+    pub(crate) fn changed() -> Self {
+        Self {
+            kind: Kind::Changed,
+            source: io::Error::other("the object was replaced"),
+        }
+    }
+
+    pub(crate) fn into_io(self) -> io::Error {
+        self.source
+    }
+
+    pub(crate) fn into_error(self, location: &str, doing: &'static str) -> IoError {
+        match self.kind {
+            Kind::Changed => IoError::Changed {
+                location: location.to_owned(),
+            },
+            _ => IoError::io(location, doing)(self.source),
+        }
+    }
+}
+
+/// Tries left for one range.
+#[derive(Debug)]
+pub(crate) struct Retries {
+    left: u32,
+    most: u32,
+    deadline: Option<Instant>,
+    counters: Arc<Counters>,
+}
+
+impl Retries {
+    pub(crate) fn new(most: u32, deadline: Option<Duration>, counters: Arc<Counters>) -> Self {
+        let deadline = deadline.and_then(|deadline| Instant::now().checked_add(deadline));
+        Self {
+            left: most,
+            most,
+            deadline,
+            counters,
+        }
+    }
+
+    /// Waits before the next try. Progress since the last one restores the tries: a slow, flaky link that moves is
+    /// not given up.
+    ///
+    /// # Errors
+    /// The failure, where another try is pointless or none is left.
+    pub(crate) async fn wait(
+        &mut self,
+        failure: Failure,
+        progress: bool,
+        location: &str,
+    ) -> Result<(), IoError> {
+        let Kind::Transient(retry_after) = failure.kind else {
+            return Err(failure.into_error(location, "read"));
+        };
+        if progress {
+            self.left = self.most;
+        }
+        let Some(left) = self.left.checked_sub(1) else {
+            return Err(failure.into_error(location, "read"));
+        };
+        self.left = left;
+        let wait = pause(self.most - self.left - 1, retry_after);
+        if self
+            .deadline
+            .is_some_and(|deadline| Instant::now() + wait > deadline)
+        {
+            return Err(failure.into_error(location, "read within the deadline"));
+        }
+        self.counters.retries.add(1);
+        tracing::debug!(location, error = %failure.source, wait_ms = wait.as_millis(), "retrying");
+        tokio::time::sleep(wait).await;
+        Ok(())
+    }
+}
+
+/// Exponential backoff with full jitter above half, unless the server said how long.
+fn pause(retry: u32, retry_after: Option<Duration>) -> Duration {
+    let doubled = FIRST_WAIT
+        .saturating_mul(1_u32.checked_shl(retry).unwrap_or(u32::MAX))
+        .min(LONGEST_WAIT);
+    let jittered = doubled.mul_f64(0.5 + fastrand::f64() / 2.0);
+    retry_after.map_or(jittered, |asked| {
+        asked.min(LONGEST_WAIT).max(jittered.min(FIRST_WAIT))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_a_bound_and_obey_the_server() {
+        for retry in 0..40 {
+            let wait = pause(retry, None);
+            let full = FIRST_WAIT
+                .saturating_mul(1_u32.checked_shl(retry).unwrap_or(u32::MAX))
+                .min(LONGEST_WAIT);
+            assert!(wait >= full / 2 && wait <= full, "{retry}: {wait:?}");
+        }
+        assert_eq!(
+            pause(0, Some(Duration::from_secs(3))),
+            Duration::from_secs(3)
+        );
+        assert_eq!(pause(0, Some(Duration::from_secs(3600))), LONGEST_WAIT);
+    }
+}
