@@ -3,7 +3,7 @@
 use crate::error::{Fault, FormatError, Unwritable};
 use crate::frozen::{
     EXT_BLAKE3, EXT_CRITICAL, EXT_KEY_SLOTS, EXT_METADATA_MAC, EXT_USER_METADATA,
-    EXT_USER_METADATA_MAX, EXT_WRITER, EXTENSION_MAGIC,
+    EXT_USER_METADATA_MAX, EXT_USER_METADATA_VALUES_MAX, EXT_WRITER, EXTENSION_MAGIC,
 };
 use crate::limits::Limits;
 use crate::version::Profile;
@@ -58,6 +58,8 @@ impl Extension {
             "extension: one BLAKE3 digest per tensor"
         } else if json.len() as u64 > EXT_USER_METADATA_MAX {
             "extension: at most 1 MiB of user metadata"
+        } else if count_values(&json) > EXT_USER_METADATA_VALUES_MAX {
+            "extension: at most 16,384 values of user metadata"
         } else if self.user_metadata.is_some() && parse_object(&json).is_none() {
             "extension: user metadata nested at most 127 deep"
         } else if (len + 64) as u64 > Limits::default().extension_len {
@@ -135,14 +137,21 @@ impl Extension {
                 self.writer.replace(text.to_owned()).is_some()
             }
             EXT_USER_METADATA => {
-                if body.len() as u64 > limits.user_metadata_len {
-                    return Err(FormatError::LimitExceeded {
-                        what: "user metadata length",
-                        value: body.len() as u64,
-                        limit: limits.user_metadata_len,
+                let within = |what, value, limit| {
+                    if value <= limit {
+                        return Ok(());
+                    }
+                    Err(FormatError::LimitExceeded {
+                        what,
+                        value,
+                        limit,
                         offset,
-                    });
-                }
+                    })
+                };
+                let len = body.len() as u64;
+                within("user metadata length", len, limits.user_metadata_len)?;
+                let values = count_values(body);
+                within("user metadata values", values, limits.user_metadata_values)?;
                 let map =
                     parse_object(body).ok_or_else(|| bad("user metadata is not a JSON object"))?;
                 self.user_metadata.replace(map).is_some()
@@ -213,4 +222,19 @@ impl Extension {
 /// The parser gives up on values nested more than 127 deep, so that it cannot run out of stack.
 fn parse_object(json: &[u8]) -> Option<serde_json::Map<String, serde_json::Value>> {
     serde_json::from_slice(json).ok()
+}
+
+/// Values in JSON text, by its commas and opening brackets: known before any of them takes memory.
+fn count_values(json: &[u8]) -> u64 {
+    let (mut values, mut in_string, mut escaped) = (1, false, false);
+    for &byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = in_string,
+            b'"' => in_string = !in_string,
+            b',' | b'[' | b'{' if !in_string => values += 1,
+            _ => {}
+        }
+    }
+    values
 }

@@ -61,6 +61,8 @@ pub const EXT_KEY_SLOTS: u16 = 4;
 pub const EXT_METADATA_MAC: u16 = 5;
 /// Longest user metadata, in bytes (`tz`).
 pub const EXT_USER_METADATA_MAX: u64 = 1 << 20;
+/// Most JSON values in user metadata, counted by commas and opening brackets (`tz`).
+pub const EXT_USER_METADATA_VALUES_MAX: u64 = 16_384;
 /// An extension record with this bit must be refused by a reader that does not know its type (`tz`).
 pub const EXT_CRITICAL: u16 = 0x8000;
 /// Default alignment of tensor data from the start of the file (`tz`).
@@ -114,8 +116,12 @@ mod tests {
             [1, 2, 3, 4, 5]
         );
         assert_eq!(
-            (SEALED_CHUNKS_MAX, EXT_USER_METADATA_MAX),
-            (4_294_967_296, 1_048_576)
+            [
+                SEALED_CHUNKS_MAX,
+                EXT_USER_METADATA_MAX,
+                EXT_USER_METADATA_VALUES_MAX
+            ],
+            [4_294_967_296, 1_048_576, 16_384]
         );
         assert_eq!(
             (EXT_CRITICAL, DATA_ALIGNMENT, TERMINATOR_LEN),

@@ -274,6 +274,7 @@ pub(crate) fn read_entries(
         .min(r.rest().len() / 29 + 1);
     let mut entries = Vec::with_capacity(capacity);
     let mut end = front_len;
+    let mut path_keys = 0;
     for _ in 0..count {
         let offset = r.offset();
         let entry = TensorEntry::read(r, version, flags)?;
@@ -284,6 +285,15 @@ pub(crate) fn read_entries(
         let place_at = r.offset() - PLACE_LEN;
         check_place(&entry, end, header_min, place_at)
             .map_err(|error| error.of_tensor(&entry.path))?;
+        path_keys += entry.path.keys().len() as u64;
+        if path_keys > limits.path_keys {
+            return Err(FormatError::LimitExceeded {
+                what: "path keys",
+                value: path_keys,
+                limit: limits.path_keys,
+                offset,
+            });
+        }
         let limit = limits.header_len(entry.data_len);
         if entry.header_len() > limit {
             return Err(FormatError::LimitExceeded {

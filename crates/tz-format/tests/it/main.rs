@@ -4,6 +4,7 @@ mod agreement;
 mod files;
 mod fixtures;
 mod hostile;
+mod limits;
 mod manifest;
 mod reference;
 mod round_trip;

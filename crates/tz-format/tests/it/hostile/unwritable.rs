@@ -143,6 +143,7 @@ fn options() -> Vec<Row> {
         serde_json::Value::Null,
         |inner, _| serde_json::json!({ "k": inner }),
     );
+    let wide = serde_json::json!({ "k": vec![0; 16_384] });
     let json = serde_json::json!({ "k": "v".repeat(1 << 20) });
     vec![
         option("alignment_zero", |o| o.alignment = 0, alignment),
@@ -204,6 +205,11 @@ fn options() -> Vec<Row> {
             "metadata_over_1_mib",
             |o| o.extension.user_metadata = json.as_object().cloned(),
             "extension: at most 1 MiB of user metadata",
+        ),
+        option(
+            "metadata_of_too_many_values",
+            |o| o.extension.user_metadata = wide.as_object().cloned(),
+            "extension: at most 16,384 values of user metadata",
         ),
         option(
             "metadata_too_deep",
