@@ -6,10 +6,12 @@ mod safetensors_file;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use tz_format::{Dtype, TensorSpec};
+use tz_io::TensorSource;
 
 use crate::error::{Error, Fault, Place};
 
@@ -192,5 +194,15 @@ impl Checkpoint {
                 action: "read",
                 source: error,
             })
+    }
+}
+
+impl TensorSource for Checkpoint {
+    fn specs(&self) -> &[TensorSpec] {
+        self.specs()
+    }
+
+    fn read_at(&self, index: usize, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        Ok(Self::read_at(self, index, offset, buf)?)
     }
 }

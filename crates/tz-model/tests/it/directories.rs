@@ -224,3 +224,19 @@ fn many_threads_read_at_once() {
         }
     });
 }
+
+#[test]
+fn as_a_source_of_a_tensors_file() {
+    use tz_io::TensorSource;
+
+    let dir = tempfile::tempdir().expect("directory");
+    write(dir.path(), "model.safetensors", &bytes_file(&[("a", 10)]));
+    let checkpoint = Checkpoint::open(dir.path()).expect("checkpoint");
+    let source: &dyn TensorSource = &checkpoint;
+    let mut buf = [0; 4];
+    source.read_at(0, 3, &mut buf).expect("read");
+    assert_eq!((source.specs().len(), buf), (1, [3, 4, 5, 6]));
+    let error = source.read_at(0, 8, &mut buf).expect_err("beyond");
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
+    assert!(matches!(inner, Some(Error::OutOfRange { .. })));
+}
