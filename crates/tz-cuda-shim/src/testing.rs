@@ -1,0 +1,131 @@
+//! Tests against a driver in host memory. Owns [`FakeDriver`]. Feature `testing`.
+//!
+//! A process finds its driver once, so every test that wants a driver of its own runs in a process of its own: the
+//! test starts its own executable again, with just itself selected and the driver named in the environment.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::DRIVER_VARIABLE;
+
+/// Set in the process that a test started; holds the test's name.
+const CHILD_VARIABLE: &str = "TZ_FAKE_DRIVER_TEST";
+const REPORT_VARIABLE: &str = "FAKE_CUDA_REPORT";
+
+/// How the fake driver behaves. Needs a C compiler: `$CC`, or `cc`.
+#[derive(Debug, Clone, Default)]
+pub struct FakeDriver {
+    settings: BTreeMap<&'static str, String>,
+    defines: Vec<&'static str>,
+    absent: bool,
+    may_leak: bool,
+}
+
+impl FakeDriver {
+    /// Two devices of 256 MiB on which everything works.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// No driver at all: a library that does not exist is named.
+    #[must_use]
+    pub fn absent() -> Self {
+        Self {
+            absent: true,
+            ..Self::default()
+        }
+    }
+
+    /// Lets `function` return `code` from its `nth` call on.
+    #[must_use]
+    pub fn failing(mut self, function: &str, code: i32, nth: u32) -> Self {
+        let rules = self.settings.entry("FAKE_CUDA_FAIL").or_default();
+        if !rules.is_empty() {
+            rules.push(',');
+        }
+        rules.push_str(&format!("{function}:{code}:{nth}"));
+        self
+    }
+
+    /// Gives every device this many bytes.
+    #[must_use]
+    pub fn with_memory(mut self, bytes: usize) -> Self {
+        self.settings.insert("FAKE_CUDA_MEMORY", bytes.to_string());
+        self
+    }
+
+    /// Lets this many bytes of host memory be pinned.
+    #[must_use]
+    pub fn with_pinned(mut self, bytes: usize) -> Self {
+        self.settings.insert("FAKE_CUDA_PINNED", bytes.to_string());
+        self
+    }
+
+    /// Leaves `cuMemGetInfo_v2` out of the library.
+    #[must_use]
+    pub fn without_memory_info(mut self) -> Self {
+        self.defines.push("-DWITHOUT_MEM_GET_INFO");
+        self
+    }
+
+    /// Accepts that something is still allocated when the process ends: where freeing itself is made to fail.
+    #[must_use]
+    pub fn may_leak(mut self) -> Self {
+        self.may_leak = true;
+        self
+    }
+
+    /// Runs `body`, the body of the test named `test`, in a process with this driver; then checks that the process
+    /// gave everything back to the driver.
+    ///
+    /// # Panics
+    /// Where the body panics, the driver cannot be compiled, or something was left allocated.
+    pub fn run(&self, test: &str, body: impl FnOnce()) {
+        if std::env::var_os(CHILD_VARIABLE).is_some_and(|name| name == test) {
+            return body();
+        }
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let library = folder.path().join("libfake.so");
+        if !self.absent {
+            self.compile(&library);
+        }
+        let report = folder.path().join("report");
+        let output = Command::new(std::env::current_exe().expect("the test's executable"))
+            .args([test, "--exact", "--nocapture"])
+            .envs(&self.settings)
+            .env(CHILD_VARIABLE, test)
+            .env(DRIVER_VARIABLE, &library)
+            .env(REPORT_VARIABLE, &report)
+            .output()
+            .expect("the test's executable starts");
+        let said = String::from_utf8_lossy(&output.stdout);
+        let complained = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success() && said.contains("1 passed"),
+            "{test} with {self:?}: {}\n{said}\n{complained}",
+            output.status
+        );
+        if !self.absent && !self.may_leak {
+            let left = std::fs::read_to_string(report).expect("the driver was loaded and reported");
+            let clean = left.split(' ').all(|count| count.ends_with("=0"));
+            assert!(clean, "{test} left something behind: {left}");
+        }
+    }
+
+    fn compile(&self, library: &Path) {
+        let source: PathBuf = library.with_extension("c");
+        std::fs::write(&source, include_str!("testing/fake_driver.c")).expect("a writable folder");
+        let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
+        let output = Command::new(compiler)
+            .args(["-shared", "-fPIC", "-O1", "-pthread", "-o"])
+            .arg(library)
+            .args(&self.defines)
+            .arg(&source)
+            .output()
+            .expect("a C compiler");
+        let complained = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{complained}");
+    }
+}
