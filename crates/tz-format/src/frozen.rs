@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn forever_constant() {
+    fn f29_forever_constant() {
         assert_eq!(MAGIC, b"|TZR|");
         assert_eq!(FILE_HEADER_LEN, 5 + 4 + 32 + 8 + 8 + 8 + 8);
         assert_eq!(

@@ -55,7 +55,8 @@ pub struct LayoutOptions {
     /// Data starts at a multiple of this many bytes; 1 packs tensors as the reference does. Default 4,096: for
     /// mmap and direct I/O. Larger values waste up to that much per tensor. A power of two, at most 2 MiB.
     pub alignment: u64,
-    /// Hashes in every tensor header. Default CRC-32 alone: the reference verifies with it, and it is cheap.
+    /// Hashes in every tensor header. Default CRC-32 alone: the reference verifies with it, and it is cheap. They
+    /// are of the plaintext, so an encrypted file had better have none: they let anyone confirm a guess at it.
     pub hashes: Vec<HashKind>,
     /// Encryption of every tensor. Default none.
     pub cipher: Option<CipherPlan>,

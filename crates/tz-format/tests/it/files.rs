@@ -107,3 +107,9 @@ pub(crate) fn seal(options: &mut LayoutOptions) {
     options.extension.key_slots = Some(vec![0x51; 40]);
     options.extension.metadata_mac = Some([0x3a; 32]);
 }
+
+/// `bytes` at `offset` of a file that is otherwise the same.
+pub(crate) fn patch(mut file: Vec<u8>, offset: usize, bytes: &[u8]) -> Vec<u8> {
+    file[offset..][..bytes.len()].copy_from_slice(bytes);
+    file
+}

@@ -39,12 +39,6 @@ fn malformed(field: &'static str, offset: u64, tensor: &str, fault: Fault) -> Fo
     })
 }
 
-/// `bytes` at `offset` of a file that is otherwise the same.
-fn patch(mut file: Vec<u8>, offset: usize, bytes: &[u8]) -> Vec<u8> {
-    file[offset..][..bytes.len()].copy_from_slice(bytes);
-    file
-}
-
 /// Reads the front, checks the length and decodes every header, as a program would before it reads data.
 fn open(file: &[u8]) -> Result<(), FormatError> {
     let front = match FrontDecoder::new(Limits::default()).step(file)? {

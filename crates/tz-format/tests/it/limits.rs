@@ -7,7 +7,7 @@ use tz_format::{
 };
 
 use crate::files::{compat, plain_extension};
-use crate::manifest::{fixtures, front};
+use crate::manifest::{at, fixtures, front};
 
 /// A limit, how to set it, what the error calls it, the file's own value, and where that stands.
 struct Row {
@@ -143,9 +143,8 @@ fn peak(file: &[u8]) -> u64 {
             return;
         };
         for entry in &front.entries {
-            let header = usize::try_from(entry.header_offset).unwrap();
-            let data = usize::try_from(entry.data_offset).unwrap();
-            let bytes = file.get(header..data).unwrap_or_default();
+            let range = at(entry.header_offset)..at(entry.data_offset);
+            let bytes = file.get(range).unwrap_or_default();
             let decoded = TensorHeader::decode(bytes, entry, front.header.flags);
             drop(decoded);
         }

@@ -6,6 +6,7 @@ mod fixtures;
 mod hostile;
 mod limits;
 mod manifest;
+mod promises;
 mod reference;
 mod round_trip;
 mod step;

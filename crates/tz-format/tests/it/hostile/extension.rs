@@ -3,8 +3,8 @@
 use tz_format::{Fault, FormatError, testing};
 
 use super::front::{packed, spec};
-use super::{Row, malformed, patch, row};
-use crate::files::{plain_extension, seal};
+use super::{Row, malformed, row};
+use crate::files::{patch, plain_extension, seal};
 
 const FLAGS: usize = 9;
 /// Where the extension block of a file of one tensor stands, and its first record.

@@ -2,7 +2,8 @@
 
 use tz_format::{Element, Fault, FormatError, LayoutOptions, TensorSpec, testing};
 
-use super::{Row, malformed, patch, row};
+use super::{Row, malformed, row};
+use crate::files::patch;
 
 // Offsets in the file header.
 const VERSION: usize = 5;

@@ -2,8 +2,8 @@
 
 use tz_format::{CipherPlan, Element, Fault, HashKind, LayoutOptions, TensorSpec, testing};
 
-use super::{Row, malformed, patch, row};
-use crate::files::{argon2id, compat, seal};
+use super::{Row, malformed, row};
+use crate::files::{argon2id, compat, patch, seal};
 
 /// Where the header stands, behind one index entry of 42 bytes.
 const HEADER: usize = 115;
