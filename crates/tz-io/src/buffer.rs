@@ -40,9 +40,7 @@ pub struct PooledBuffer {
 
 impl fmt::Debug for PooledBuffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PooledBuffer")
-            .field("len", &self.len())
-            .finish_non_exhaustive()
+        f.debug_struct("PooledBuffer").field("len", &self.len()).finish_non_exhaustive()
     }
 }
 
@@ -50,10 +48,7 @@ impl PooledBuffer {
     /// Lends `memory`; `give_back` takes it when the buffer is dropped. For implementers of [`BufferPool`].
     #[must_use]
     pub fn new(memory: Box<dyn BufferMemory>, give_back: Return) -> Self {
-        Self {
-            memory: Some(memory),
-            give_back,
-        }
+        Self { memory: Some(memory), give_back }
     }
 }
 
@@ -61,19 +56,13 @@ impl Deref for PooledBuffer {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        self.memory
-            .as_ref()
-            .map(|memory| &***memory)
-            .unwrap_or_default()
+        self.memory.as_ref().map(|memory| &***memory).unwrap_or_default()
     }
 }
 
 impl DerefMut for PooledBuffer {
     fn deref_mut(&mut self) -> &mut [u8] {
-        self.memory
-            .as_mut()
-            .map(|memory| &mut ***memory)
-            .unwrap_or_default()
+        self.memory.as_mut().map(|memory| &mut ***memory).unwrap_or_default()
     }
 }
 
@@ -111,23 +100,13 @@ impl HeapPool {
     /// # Errors
     /// Where the address space cannot be reserved.
     pub fn new(buffer_len: usize, buffers: usize) -> io::Result<Self> {
-        let total = buffer_len
-            .checked_mul(buffers)
-            .ok_or(io::ErrorKind::OutOfMemory)?;
+        let total = buffer_len.checked_mul(buffers).ok_or(io::ErrorKind::OutOfMemory)?;
         let mut arena = Arena::new(total)?;
         let slices = (0..buffers).filter_map(|_| arena.take(buffer_len));
-        let free = slices
-            .map(|slice| Box::new(slice) as Box<dyn BufferMemory>)
-            .collect();
-        let state = Mutex::new(State {
-            free,
-            closed: false,
-        });
+        let free = slices.map(|slice| Box::new(slice) as Box<dyn BufferMemory>).collect();
+        let state = Mutex::new(State { free, closed: false });
         Ok(Self {
-            shared: Arc::new(Shared {
-                state,
-                returned: Condvar::new(),
-            }),
+            shared: Arc::new(Shared { state, returned: Condvar::new() }),
             buffer_len,
             buffers,
         })
@@ -144,11 +123,7 @@ impl BufferPool for HeapPool {
     }
 
     fn acquire(&self) -> Option<PooledBuffer> {
-        let mut state = self
-            .shared
-            .state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             if state.closed {
                 return None;
@@ -156,30 +131,17 @@ impl BufferPool for HeapPool {
             if let Some(memory) = state.free.pop() {
                 let shared = Arc::clone(&self.shared);
                 let give_back = move |memory| {
-                    shared
-                        .state
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .free
-                        .push(memory);
+                    shared.state.lock().unwrap_or_else(PoisonError::into_inner).free.push(memory);
                     shared.returned.notify_one();
                 };
                 return Some(PooledBuffer::new(memory, Arc::new(give_back)));
             }
-            state = self
-                .shared
-                .returned
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = self.shared.returned.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
     fn close(&self) {
-        self.shared
-            .state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .closed = true;
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
         self.shared.returned.notify_all();
     }
 }

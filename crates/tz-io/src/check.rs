@@ -50,11 +50,8 @@ impl HeaderFacts {
 
     /// Compares the SHA-256 with `data`.
     pub(crate) fn sha256_matches(&self, data: &[u8]) -> bool {
-        let digest: [u8; 32] = Sha256::new()
-            .chain_update(&self.hashed)
-            .chain_update(data)
-            .finalize()
-            .into();
+        let digest: [u8; 32] =
+            Sha256::new().chain_update(&self.hashed).chain_update(data).finalize().into();
         self.sha256().is_none_or(|stored| stored == digest)
     }
 }
@@ -74,9 +71,7 @@ struct Slot {
 
 impl Checks {
     pub(crate) fn new(tensors: usize) -> Self {
-        Self {
-            slots: (0..tensors).map(|_| Slot::default()).collect(),
-        }
+        Self { slots: (0..tensors).map(|_| Slot::default()).collect() }
     }
 
     /// Notes the header of the tensor in `slot`.
@@ -105,10 +100,8 @@ impl Checks {
         let Some(slot) = self.slots.get(slot) else {
             return false;
         };
-        let Some((facts, stored)) = slot
-            .facts
-            .get()
-            .and_then(|facts| Some((facts, facts.crc32()?)))
+        let Some((facts, stored)) =
+            slot.facts.get().and_then(|facts| Some((facts, facts.crc32()?)))
         else {
             return false;
         };
@@ -125,9 +118,5 @@ impl Checks {
 
 /// The failure of `check` on `entry`.
 pub(crate) fn corruption(entry: &TensorEntry, check: &'static str) -> Corruption {
-    Corruption {
-        tensor: entry.path.to_string(),
-        check,
-        data_offset: entry.data_offset,
-    }
+    Corruption { tensor: entry.path.to_string(), check, data_offset: entry.data_offset }
 }

@@ -52,10 +52,7 @@ pub fn copy(
             let output = LocalOutput::create(path, &name, len)?;
             let checked = pieces(opened, len, &output, options)?;
             output.finish(options.fsync, options.create_only)?;
-            Ok(CopyReport {
-                bytes: len,
-                tensors_checked: checked,
-            })
+            Ok(CopyReport { bytes: len, tensors_checked: checked })
         }
         Location::Remote(location) => {
             let limit = options.memory_limit.unwrap_or(crate::DEFAULT_STAGING_BYTES);
@@ -69,10 +66,7 @@ pub fn copy(
             )?;
             let checked = pieces(opened, len, &output, options)?;
             output.finish()?;
-            Ok(CopyReport {
-                bytes: len,
-                tensors_checked: checked,
-            })
+            Ok(CopyReport { bytes: len, tensors_checked: checked })
         }
         Location::File(_) | Location::Stdio => {
             stream_out(&*opened, Some(len), destination, &name, options)
@@ -96,33 +90,23 @@ fn stream_out(
         }
         _ => {
             let why = "a source of unknown length can only be copied to a stream";
-            return Err(IoError::Unsupported {
-                location: source.location().to_owned(),
-                why,
-            });
+            return Err(IoError::Unsupported { location: source.location().to_owned(), why });
         }
     };
     let Some(len) = len else {
         let why = "a stream is copied by the shell, not by this command";
-        return Err(IoError::Unsupported {
-            location: source.location().to_owned(),
-            why,
-        });
+        return Err(IoError::Unsupported { location: source.location().to_owned(), why });
     };
     let mut buffer = Vec::new();
     for range in cut(0..len) {
         options.cancel.check()?;
         buffer.resize(size(&range), 0);
         source.read_into(range.start, &mut [IoSliceMut::new(&mut buffer)])?;
-        sink.write_all(&buffer)
-            .map_err(IoError::io(name, "write"))?;
+        sink.write_all(&buffer).map_err(IoError::io(name, "write"))?;
         options.progress.add(buffer.len() as u64);
     }
     sink.flush().map_err(IoError::io(name, "write"))?;
-    Ok(CopyReport {
-        bytes: len,
-        tensors_checked: 0,
-    })
+    Ok(CopyReport { bytes: len, tensors_checked: 0 })
 }
 
 fn size(range: &Range<u64>) -> usize {
@@ -145,10 +129,7 @@ fn pieces(
     output: &dyn Output,
     options: &WriteOptions,
 ) -> Result<usize, IoError> {
-    let read = crate::ReadOptions {
-        readers: options.workers,
-        ..crate::ReadOptions::default()
-    };
+    let read = crate::ReadOptions { readers: options.workers, ..crate::ReadOptions::default() };
     let (source, file) = match TensorFile::try_from_source(source, &Limits::default()) {
         Ok(file) => (None, Some(file)),
         Err(source) => (Some(source), None),
@@ -172,30 +153,21 @@ fn pieces(
     };
     let threads = read.readers_for(reader, plan.fetches.len() + around.len());
     let total = plan.fetches.len() + around.len();
-    workers::for_each(
-        total,
-        threads,
-        &options.cancel,
-        Vec::new,
-        |buffer: &mut Vec<u8>, i| {
-            let fetch = plan.fetches.get(i);
-            let range = match fetch {
-                Some(fetch) => fetch.range.clone(),
-                None => around
-                    .get(i - plan.fetches.len())
-                    .cloned()
-                    .unwrap_or_default(),
-            };
-            buffer.resize(size(&range), 0);
-            reader.read_into(range.start, &mut [IoSliceMut::new(buffer)])?;
-            if let (Some(fetch), Some(file)) = (fetch, &file) {
-                check(file, fetch, buffer, &checks)?;
-            }
-            output.data(range.start, buffer)?;
-            options.progress.add(buffer.len() as u64);
-            Ok(())
-        },
-    )?;
+    workers::for_each(total, threads, &options.cancel, Vec::new, |buffer: &mut Vec<u8>, i| {
+        let fetch = plan.fetches.get(i);
+        let range = match fetch {
+            Some(fetch) => fetch.range.clone(),
+            None => around.get(i - plan.fetches.len()).cloned().unwrap_or_default(),
+        };
+        buffer.resize(size(&range), 0);
+        reader.read_into(range.start, &mut [IoSliceMut::new(buffer)])?;
+        if let (Some(fetch), Some(file)) = (fetch, &file) {
+            check(file, fetch, buffer, &checks)?;
+        }
+        output.data(range.start, buffer)?;
+        options.progress.add(buffer.len() as u64);
+        Ok(())
+    })?;
     let Some(file) = file else { return Ok(0) };
     verdict(&file, &plan, &checks)
 }
@@ -205,15 +177,8 @@ fn plan(file: &TensorFile) -> LoadPlan {
     if file.is_encrypted() {
         return LoadPlan::default();
     }
-    let options = PlanOptions {
-        headers: true,
-        ..file.source().plan_options()
-    };
-    LoadPlan::new(
-        file.entries(),
-        (0..file.entries().len()).collect(),
-        &options,
-    )
+    let options = PlanOptions { headers: true, ..file.source().plan_options() };
+    LoadPlan::new(file.entries(), (0..file.entries().len()).collect(), &options)
 }
 
 fn check(file: &TensorFile, fetch: &Fetch, bytes: &[u8], checks: &Checks) -> Result<(), IoError> {
@@ -228,18 +193,11 @@ fn check(file: &TensorFile, fetch: &Fetch, bytes: &[u8], checks: &Checks) -> Res
 }
 
 fn verdict(file: &TensorFile, plan: &LoadPlan, checks: &Checks) -> Result<usize, IoError> {
-    let wrong = plan
-        .tensors
-        .iter()
-        .filter(|&&tensor| checks.crc32_differs(tensor));
+    let wrong = plan.tensors.iter().filter(|&&tensor| checks.crc32_differs(tensor));
     let failures: Vec<Corruption> = wrong
         .filter_map(|&tensor| Some(corruption(file.entries().get(tensor)?, "crc32")))
         .collect();
     file.corrupt(failures)?;
     let with_crc32 = |facts: &HeaderFacts| !facts.needs_sha256() && !facts.header.hashes.is_empty();
-    Ok(plan
-        .tensors
-        .iter()
-        .filter(|&&tensor| checks.facts(tensor).is_some_and(with_crc32))
-        .count())
+    Ok(plan.tensors.iter().filter(|&&tensor| checks.facts(tensor).is_some_and(with_crc32)).count())
 }

@@ -92,11 +92,7 @@ pub enum IoError {
 impl IoError {
     pub(crate) fn io(location: &str, doing: &'static str) -> impl FnOnce(io::Error) -> Self {
         let location = location.to_owned();
-        move |source| Self::Io {
-            location,
-            doing,
-            source,
-        }
+        move |source| Self::Io { location, doing, source }
     }
 
     pub(crate) fn format(location: &str) -> impl FnOnce(FormatError) -> Self {
@@ -105,10 +101,7 @@ impl IoError {
     }
 
     pub(crate) fn malformed(location: &str, malformed: Malformed) -> Self {
-        Self::Format {
-            location: location.to_owned(),
-            source: malformed.into(),
-        }
+        Self::Format { location: location.to_owned(), source: malformed.into() }
     }
 }
 
@@ -125,26 +118,14 @@ pub struct Corruption {
 
 impl fmt::Display for Corruption {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            tensor,
-            check,
-            data_offset,
-        } = self;
-        write!(
-            f,
-            "tensor {tensor:?}: {check} does not match the data at offset {data_offset}"
-        )
+        let Self { tensor, check, data_offset } = self;
+        write!(f, "tensor {tensor:?}: {check} does not match the data at offset {data_offset}")
     }
 }
 
 impl Corruption {
     fn list(failures: &[Self]) -> String {
-        let shown = failures
-            .iter()
-            .take(3)
-            .map(Self::to_string)
-            .collect::<Vec<_>>()
-            .join("; ");
+        let shown = failures.iter().take(3).map(Self::to_string).collect::<Vec<_>>().join("; ");
         match failures.len() {
             0..=3 => shown,
             more => format!("{shown}; and {} more", more - 3),

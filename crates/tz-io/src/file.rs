@@ -106,12 +106,10 @@ impl TensorFile {
     /// Position of the tensor of that name (plain, or a path joined with `/`).
     #[must_use]
     pub fn position(&self, name: &str) -> Option<usize> {
-        self.entries()
-            .iter()
-            .position(|entry| match entry.path.plain() {
-                Some(plain) => plain == name,
-                None => entry.path.to_string() == name,
-            })
+        self.entries().iter().position(|entry| match entry.path.plain() {
+            Some(plain) => plain == name,
+            None => entry.path.to_string() == name,
+        })
     }
 
     /// Plans reading the selected tensors: no I/O happens.
@@ -133,10 +131,7 @@ impl TensorFile {
         options: &ReadOptions,
     ) -> Result<HostTensors, IoError> {
         self.require_plain()?;
-        let plan_options = PlanOptions {
-            headers: options.verify,
-            ..PlanOptions::local()
-        };
+        let plan_options = PlanOptions { headers: options.verify, ..PlanOptions::local() };
         host::load(self, &self.plan(selection, &plan_options)?, options)
     }
 
@@ -151,16 +146,9 @@ impl TensorFile {
             pattern: name.to_owned(),
         };
         let tensor = self.position(name).ok_or_else(missing)?;
-        let plan_options = PlanOptions {
-            headers: options.verify,
-            ..PlanOptions::local()
-        };
+        let plan_options = PlanOptions { headers: options.verify, ..PlanOptions::local() };
         let plan = LoadPlan::new(self.entries(), vec![tensor], &plan_options);
-        host::load(self, &plan, options)?
-            .iter()
-            .next()
-            .cloned()
-            .ok_or_else(missing)
+        host::load(self, &plan, options)?.iter().next().cloned().ok_or_else(missing)
     }
 
     /// Maps a local file: tensors without a copy, read from disk as they are touched, hashes unchecked. Meta tensors
@@ -170,10 +158,7 @@ impl TensorFile {
     /// [`IoError::Unsupported`] where the file is encrypted or not local.
     pub fn map(&self) -> Result<HostTensors, IoError> {
         self.require_plain()?;
-        let unsupported = |why| IoError::Unsupported {
-            location: self.location().to_owned(),
-            why,
-        };
+        let unsupported = |why| IoError::Unsupported { location: self.location().to_owned(), why };
         let file = self
             .source
             .local_file()
@@ -205,18 +190,9 @@ impl TensorFile {
         consumer: &dyn Consumer,
     ) -> Result<ReadStats, IoError> {
         self.require_plain()?;
-        let plan_options = PlanOptions {
-            headers: options.verify,
-            ..self.source.plan_options()
-        };
+        let plan_options = PlanOptions { headers: options.verify, ..self.source.plan_options() };
         let plan_options = plan_options.staged(pool.buffer_len());
-        stream::run(
-            self,
-            &self.plan(selection, &plan_options)?,
-            options,
-            pool,
-            consumer,
-        )
+        stream::run(self, &self.plan(selection, &plan_options)?, options, pool, consumer)
     }
 
     /// Digests of the selected tensors' plaintext, in file order. Meta tensors count as zeros.
@@ -232,10 +208,7 @@ impl TensorFile {
         self.require_plain()?;
         let tensors = selection.select(self.entries(), self.location())?;
         let digests = scan::scan(self, &tensors, options, |_, _| algorithm.digester())?;
-        Ok(tensors
-            .into_iter()
-            .zip(digests.into_iter().map(Digester::to_hex))
-            .collect())
+        Ok(tensors.into_iter().zip(digests.into_iter().map(Digester::to_hex)).collect())
     }
 
     /// Compares the selected tensors with every hash that the file stores of them; gives those that differ.
@@ -266,8 +239,7 @@ impl TensorFile {
         // Bounded by the limits when the index was read.
         let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
         let offset = entry.map_or(0, |entry| entry.header_offset);
-        self.source
-            .read_into(offset, &mut [IoSliceMut::new(&mut bytes)])?;
+        self.source.read_into(offset, &mut [IoSliceMut::new(&mut bytes)])?;
         self.facts(tensor, &bytes)
     }
 
@@ -284,9 +256,7 @@ impl TensorFile {
 
     pub(crate) fn require_plain(&self) -> Result<(), IoError> {
         if self.is_encrypted() {
-            return Err(IoError::KeyMissing {
-                location: self.location().to_owned(),
-            });
+            return Err(IoError::KeyMissing { location: self.location().to_owned() });
         }
         Ok(())
     }
@@ -296,10 +266,7 @@ impl TensorFile {
             return Ok(());
         }
         failures.sort_by_key(|failure| failure.data_offset);
-        Err(IoError::Corrupt {
-            location: self.location().to_owned(),
-            failures,
-        })
+        Err(IoError::Corrupt { location: self.location().to_owned(), failures })
     }
 }
 
@@ -308,19 +275,14 @@ fn read_front(source: &dyn RangeRead, limits: &Limits) -> Result<Front, IoError>
     let decoder = FrontDecoder::new(limits.clone());
     let mut prefix = Vec::new();
     let front = loop {
-        let need = match decoder
-            .step(&prefix)
-            .map_err(IoError::format(source.location()))?
-        {
+        let need = match decoder.step(&prefix).map_err(IoError::format(source.location()))? {
             Step::Done(front) => break front,
             Step::Need(range) => range.end,
         };
         read_prefix(source, &mut prefix, need)?;
     };
     if let Some(len) = source.len() {
-        front
-            .check_file_len(len)
-            .map_err(IoError::format(source.location()))?;
+        front.check_file_len(len).map_err(IoError::format(source.location()))?;
     }
     Ok(front)
 }
@@ -331,12 +293,7 @@ fn read_prefix(source: &dyn RangeRead, prefix: &mut Vec<u8>, need: u64) -> Resul
     let want = match source.len() {
         Some(len) if have == len => {
             let fault = Fault::Truncated;
-            let malformed = Malformed {
-                field: "index",
-                offset: have,
-                tensor: None,
-                fault,
-            };
+            let malformed = Malformed { field: "index", offset: have, tensor: None, fault };
             return Err(IoError::malformed(source.location(), malformed));
         }
         Some(len) => need.max(FIRST_READ).min(len),
@@ -347,8 +304,6 @@ fn read_prefix(source: &dyn RangeRead, prefix: &mut Vec<u8>, need: u64) -> Resul
         IoError::io(source.location(), "read the front")(std::io::ErrorKind::OutOfMemory.into())
     };
     prefix.resize(usize::try_from(want).map_err(too_large)?, 0);
-    let fresh = usize::try_from(have)
-        .ok()
-        .and_then(|have| prefix.get_mut(have..));
+    let fresh = usize::try_from(have).ok().and_then(|have| prefix.get_mut(have..));
     source.read_into(have, &mut [IoSliceMut::new(fresh.unwrap_or_default())])
 }

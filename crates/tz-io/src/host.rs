@@ -68,12 +68,10 @@ impl HostTensors {
     /// The tensor of that name (plain, or a path joined with `/`).
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&HostTensor> {
-        self.tensors
-            .iter()
-            .find(|tensor| match tensor.entry.path.plain() {
-                Some(plain) => plain == name,
-                None => tensor.entry.path.to_string() == name,
-            })
+        self.tensors.iter().find(|tensor| match tensor.entry.path.plain() {
+            Some(plain) => plain == name,
+            None => tensor.entry.path.to_string() == name,
+        })
     }
 
     /// How many there are.
@@ -128,11 +126,7 @@ fn cut(
     let mut targets = Vec::with_capacity(plan.fetches.len());
     for fetch in &plan.fetches {
         let mut slices = Vec::new();
-        for part in fetch
-            .parts
-            .iter()
-            .filter(|part| part.kind == PartKind::Data)
-        {
+        for part in fetch.parts.iter().filter(|part| part.kind == PartKind::Data) {
             let &(start, _) = places.get(*slots.get(part.tensor)?)?;
             let start = start.checked_add(usize::try_from(part.offset).ok()?)?;
             arena.take(start.checked_sub(at)?)?;
@@ -151,11 +145,8 @@ pub(crate) fn load(
     options: &ReadOptions,
 ) -> Result<HostTensors, IoError> {
     let location = file.location();
-    let entries: Vec<&TensorEntry> = plan
-        .tensors
-        .iter()
-        .filter_map(|&i| file.entries().get(i))
-        .collect();
+    let entries: Vec<&TensorEntry> =
+        plan.tensors.iter().filter_map(|&i| file.entries().get(i)).collect();
     let too_large =
         || IoError::io(location, "reserve memory")(std::io::ErrorKind::OutOfMemory.into());
     let (places, len) = places(&entries).ok_or_else(too_large)?;
@@ -167,59 +158,45 @@ pub(crate) fn load(
     let (requests, fetch_time, verify_time) =
         (Counter::default(), Counter::default(), Counter::default());
     let threads = options.readers_for(file.source(), plan.fetches.len());
-    workers::for_each(
-        plan.fetches.len(),
-        threads,
-        &options.cancel,
-        Vec::new,
-        |scratch, i| {
-            let (Some(fetch), Some(target)) = (plan.fetches.get(i), targets.get(i)) else {
-                return Ok(());
-            };
-            let mut slices =
-                std::mem::take(&mut *target.lock().unwrap_or_else(PoisonError::into_inner));
-            requests.add(1);
-            let headers = fetch_time.time(|| {
-                scatter(
-                    file,
-                    fetch.range.start,
-                    &fetch.parts,
-                    fetch.len(),
-                    &mut slices,
-                    scratch,
-                )
-            })?;
-            if options.verify {
-                let checked = verify_time.time(|| -> Result<(), IoError> {
-                    let mut data = slices.iter();
-                    for part in &fetch.parts {
-                        let Some(&slot) = slots.get(part.tensor) else {
-                            continue;
-                        };
-                        match part.kind {
-                            PartKind::Header => {
-                                let bytes =
-                                    headers.iter().find(|(tensor, _)| *tensor == part.tensor);
-                                let bytes = bytes
-                                    .and_then(|(_, range)| scratch.get(range.clone()))
-                                    .unwrap_or_default();
-                                checks.header(slot, file.facts(part.tensor, bytes)?);
-                            }
-                            PartKind::Data => {
-                                if let Some(bytes) = data.next() {
-                                    checks.piece(slot, part.offset, bytes);
-                                }
+    workers::for_each(plan.fetches.len(), threads, &options.cancel, Vec::new, |scratch, i| {
+        let (Some(fetch), Some(target)) = (plan.fetches.get(i), targets.get(i)) else {
+            return Ok(());
+        };
+        let mut slices =
+            std::mem::take(&mut *target.lock().unwrap_or_else(PoisonError::into_inner));
+        requests.add(1);
+        let headers = fetch_time.time(|| {
+            scatter(file, fetch.range.start, &fetch.parts, fetch.len(), &mut slices, scratch)
+        })?;
+        if options.verify {
+            let checked = verify_time.time(|| -> Result<(), IoError> {
+                let mut data = slices.iter();
+                for part in &fetch.parts {
+                    let Some(&slot) = slots.get(part.tensor) else {
+                        continue;
+                    };
+                    match part.kind {
+                        PartKind::Header => {
+                            let bytes = headers.iter().find(|(tensor, _)| *tensor == part.tensor);
+                            let bytes = bytes
+                                .and_then(|(_, range)| scratch.get(range.clone()))
+                                .unwrap_or_default();
+                            checks.header(slot, file.facts(part.tensor, bytes)?);
+                        }
+                        PartKind::Data => {
+                            if let Some(bytes) = data.next() {
+                                checks.piece(slot, part.offset, bytes);
                             }
                         }
                     }
-                    Ok(())
-                });
-                checked?;
-            }
-            options.progress.add(fetch.range.end - fetch.range.start);
-            Ok(())
-        },
-    )?;
+                }
+                Ok(())
+            });
+            checked?;
+        }
+        options.progress.add(fetch.range.end - fetch.range.start);
+        Ok(())
+    })?;
     drop(targets);
     let bytes = arena.freeze().ok_or_else(too_large)?;
     let tensors: Vec<HostTensor> = entries
@@ -276,11 +253,8 @@ fn scatter(
     };
     let mut slices = slices.iter_mut();
     for part in parts {
-        if let Some(gap) = part
-            .at
-            .checked_sub(at)
-            .filter(|&gap| gap > 0)
-            .and_then(|gap| spare(gap, &mut used))
+        if let Some(gap) =
+            part.at.checked_sub(at).filter(|&gap| gap > 0).and_then(|gap| spare(gap, &mut used))
         {
             buffers.push(IoSliceMut::new(gap));
         }
@@ -308,10 +282,7 @@ fn verdict(
     let fail = |slot: usize, check| {
         if let Some(tensor) = tensors.get(slot) {
             let failure = corruption(&tensor.entry, check);
-            failures
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(failure);
+            failures.lock().unwrap_or_else(PoisonError::into_inner).push(failure);
         }
     };
     let mut slow = Vec::new();
@@ -330,11 +301,7 @@ fn verdict(
         |(), i| {
             let slot = slow.get(i).copied().unwrap_or(usize::MAX);
             if let (Some(tensor), Some(facts)) = (tensors.get(slot), checks.facts(slot)) {
-                let stored = if tensor.entry.is_meta() {
-                    &[]
-                } else {
-                    tensor.bytes()
-                };
+                let stored = if tensor.entry.is_meta() { &[] } else { tensor.bytes() };
                 if !facts.sha256_matches(stored) {
                     fail(slot, "sha256");
                 }
@@ -342,8 +309,6 @@ fn verdict(
             Ok(())
         },
     )?;
-    let failures = failures
-        .into_inner()
-        .unwrap_or_else(PoisonError::into_inner);
+    let failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
     file.corrupt(failures)
 }

@@ -43,10 +43,7 @@ impl Location {
     pub fn open(&self, options: &RemoteOptions) -> Result<Box<dyn RangeRead>, IoError> {
         match self {
             Self::File(path) => Ok(Box::new(LocalFile::open(path)?)),
-            Self::Stdio => Ok(Box::new(StreamSource::new(
-                Box::new(io::stdin()),
-                "standard input",
-            ))),
+            Self::Stdio => Ok(Box::new(StreamSource::new(Box::new(io::stdin()), "standard input"))),
             Self::Remote(location) => remote::open(location, options),
         }
     }

@@ -36,31 +36,17 @@ unsafe impl Sync for Mapping {}
 impl Mapping {
     fn new(len: usize) -> io::Result<Self> {
         let slack = if len >= HUGE_PAGE { HUGE_PAGE } else { 0 };
-        let mapped_len = len
-            .max(1)
-            .checked_add(slack)
-            .ok_or(io::ErrorKind::OutOfMemory)?;
-        let (prot, flags) = (
-            ProtFlags::READ | ProtFlags::WRITE,
-            MapFlags::PRIVATE | MapFlags::NORESERVE,
-        );
+        let mapped_len = len.max(1).checked_add(slack).ok_or(io::ErrorKind::OutOfMemory)?;
+        let (prot, flags) =
+            (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::NORESERVE);
         // SAFETY: a fresh anonymous mapping at an address of the kernel's choice aliases nothing.
         let mapped =
             unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), mapped_len, prot, flags) }?;
         let mapped = NonNull::new(mapped.cast::<u8>()).ok_or(io::ErrorKind::OutOfMemory)?;
-        let skip = if slack == 0 {
-            0
-        } else {
-            mapped.align_offset(HUGE_PAGE)
-        };
+        let skip = if slack == 0 { 0 } else { mapped.align_offset(HUGE_PAGE) };
         // SAFETY: `skip` is below `HUGE_PAGE`, which the mapping has to spare.
         let start = unsafe { mapped.add(skip) };
-        let mapping = Self {
-            start,
-            len,
-            mapped,
-            mapped_len,
-        };
+        let mapping = Self { start, len, mapped, mapped_len };
         if slack > 0 {
             // Advice only: where the kernel has no huge pages to give, small ones serve.
             // SAFETY: the range lies in the mapping made above.
@@ -89,37 +75,23 @@ pub(crate) struct Arena {
 impl Arena {
     /// Reserves `len` bytes of address space; memory is taken as it is touched.
     pub(crate) fn new(len: usize) -> io::Result<Self> {
-        Ok(Self {
-            mapping: Arc::new(Mapping::new(len)?),
-            next: 0,
-        })
+        Ok(Self { mapping: Arc::new(Mapping::new(len)?), next: 0 })
     }
 
     /// The next `len` bytes, or `None` past the end.
     pub(crate) fn take(&mut self, len: usize) -> Option<ArenaSlice> {
-        let end = self
-            .next
-            .checked_add(len)
-            .filter(|&end| end <= self.mapping.len)?;
+        let end = self.next.checked_add(len).filter(|&end| end <= self.mapping.len)?;
         // SAFETY: `next` is within the mapping.
         let start = unsafe { self.mapping.start.add(self.next) };
         self.next = end;
-        Some(ArenaSlice {
-            start,
-            len,
-            _mapping: Arc::clone(&self.mapping),
-        })
+        Some(ArenaSlice { start, len, _mapping: Arc::clone(&self.mapping) })
     }
 
     /// Read access to everything; `None` while a slice is still out.
     pub(crate) fn freeze(self) -> Option<SharedBytes> {
         let len = self.mapping.len;
         let mapping = Arc::try_unwrap(self.mapping).ok()?;
-        Some(SharedBytes {
-            memory: Arc::new(Memory::Owned(mapping)),
-            start: 0,
-            len,
-        })
+        Some(SharedBytes { memory: Arc::new(Memory::Owned(mapping)), start: 0, len })
     }
 }
 
@@ -173,21 +145,13 @@ impl SharedBytes {
         // SAFETY: the view is read-only; that nobody truncates the file is stated as the caller's duty.
         let map = unsafe { memmap2::Mmap::map(file) }?;
         let len = map.len();
-        Ok(Self {
-            memory: Arc::new(Memory::File(map)),
-            start: 0,
-            len,
-        })
+        Ok(Self { memory: Arc::new(Memory::File(map)), start: 0, len })
     }
 
     /// A part of these bytes that shares their memory; `None` past the end.
     pub(crate) fn part(&self, start: usize, len: usize) -> Option<Self> {
         start.checked_add(len).filter(|&end| end <= self.len)?;
-        Some(Self {
-            memory: Arc::clone(&self.memory),
-            start: self.start + start,
-            len,
-        })
+        Some(Self { memory: Arc::clone(&self.memory), start: self.start + start, len })
     }
 }
 
@@ -196,9 +160,7 @@ impl Deref for SharedBytes {
 
     fn deref(&self) -> &[u8] {
         match &*self.memory {
-            Memory::File(map) => map
-                .get(self.start..self.start + self.len)
-                .unwrap_or_default(),
+            Memory::File(map) => map.get(self.start..self.start + self.len).unwrap_or_default(),
             Memory::Owned(mapping) => {
                 // SAFETY: `part` keeps the range within the mapping.
                 let start = unsafe { mapping.start.add(self.start) };

@@ -66,9 +66,7 @@ impl ReadOptions {
 
 /// Cores that this process may use, up to [`DEFAULT_MAX_READERS`].
 pub(crate) fn available_cores() -> usize {
-    std::thread::available_parallelism()
-        .map_or(1, usize::from)
-        .min(DEFAULT_MAX_READERS)
+    std::thread::available_parallelism().map_or(1, usize::from).min(DEFAULT_MAX_READERS)
 }
 
 /// A flag that stops work in progress; clones share it.
@@ -90,11 +88,7 @@ impl Cancel {
     /// # Errors
     /// [`IoError::Cancelled`] once the flag is set.
     pub(crate) fn check(&self) -> Result<(), IoError> {
-        if self.is_cancelled() {
-            Err(IoError::Cancelled)
-        } else {
-            Ok(())
-        }
+        if self.is_cancelled() { Err(IoError::Cancelled) } else { Ok(()) }
     }
 }
 

@@ -31,31 +31,20 @@ impl PlanOptions {
     /// Pieces for positioned reads of a local file: 2 MiB stay in a core's cache between read and hash.
     #[must_use]
     pub fn local() -> Self {
-        Self {
-            piece_len: 2 << 20,
-            max_gap: 64 << 10,
-            headers: true,
-        }
+        Self { piece_len: 2 << 20, max_gap: 64 << 10, headers: true }
     }
 
     /// Pieces for servers: 8 MiB pay for a request, and a gap of 1 MiB costs less than another one.
     #[must_use]
     pub fn object_storage() -> Self {
-        Self {
-            piece_len: 8 << 20,
-            max_gap: 1 << 20,
-            headers: true,
-        }
+        Self { piece_len: 8 << 20, max_gap: 1 << 20, headers: true }
     }
 
     /// The same with pieces that fit, header and slack included, into buffers of `buffer_len` bytes.
     #[must_use]
     pub fn staged(self, buffer_len: usize) -> Self {
         let piece_len = (buffer_len as u64).saturating_sub(JOIN_SLACK).max(1);
-        Self {
-            piece_len: self.piece_len.min(piece_len),
-            ..self
-        }
+        Self { piece_len: self.piece_len.min(piece_len), ..self }
     }
 }
 
@@ -133,12 +122,7 @@ impl LoadPlan {
             while offset < entry.data_len {
                 let end = entry.data_len.min(offset.saturating_add(piece_len));
                 let range = entry.data_offset + offset..entry.data_offset + end;
-                push(
-                    &mut fetches,
-                    range,
-                    (tensor, PartKind::Data, offset),
-                    options,
-                );
+                push(&mut fetches, range, (tensor, PartKind::Data, offset), options);
                 offset = end;
             }
         }
@@ -148,10 +132,7 @@ impl LoadPlan {
     /// Bytes that the fetches cover.
     #[must_use]
     pub fn fetched_bytes(&self) -> u64 {
-        self.fetches
-            .iter()
-            .map(|fetch| fetch.range.end - fetch.range.start)
-            .sum()
+        self.fetches.iter().map(|fetch| fetch.range.end - fetch.range.start).sum()
     }
 
     /// Length of the longest fetch: what one buffer must hold.
@@ -173,26 +154,11 @@ fn push(
         if near && range.end - last.range.start <= options.piece_len.saturating_add(JOIN_SLACK) {
             let at = usize::try_from(range.start - last.range.start).unwrap_or(usize::MAX);
             last.range.end = range.end;
-            last.parts.push(Part {
-                tensor,
-                kind,
-                offset,
-                at,
-                len,
-            });
+            last.parts.push(Part { tensor, kind, offset, at, len });
             return;
         }
     }
-    fetches.push(Fetch {
-        range,
-        parts: vec![Part {
-            tensor,
-            kind,
-            offset,
-            at: 0,
-            len,
-        }],
-    });
+    fetches.push(Fetch { range, parts: vec![Part { tensor, kind, offset, at: 0, len }] });
 }
 
 /// Which tensors are wanted: all, or those whose name matches one of some globs.
@@ -218,16 +184,10 @@ impl Selection {
         }
         let mut set = GlobSetBuilder::new();
         for glob in globs {
-            set.add(
-                GlobBuilder::new(glob.as_ref())
-                    .build()
-                    .map_err(|error| error.to_string())?,
-            );
+            set.add(GlobBuilder::new(glob.as_ref()).build().map_err(|error| error.to_string())?);
         }
         let names = globs.iter().map(|glob| glob.as_ref().to_owned()).collect();
-        Ok(Self {
-            globs: Some((set.build().map_err(|error| error.to_string())?, names)),
-        })
+        Ok(Self { globs: Some((set.build().map_err(|error| error.to_string())?, names)) })
     }
 
     /// Positions of the selected tensors, ascending.

@@ -62,26 +62,14 @@ pub(crate) fn open(
     block_on(async {
         let client = Client::new(location, options).await?;
         let (answer, first) = client.first(0..FIRST_REQUEST).await?;
-        let Answer {
-            identity,
-            total,
-            ranged,
-            body,
-        } = answer;
+        let Answer { identity, total, ranged, body } = answer;
         if ranged && let Some(len) = total {
             let gate = Gate::new();
-            return Ok(Box::new(RemoteFile {
-                client,
-                identity,
-                len,
-                first,
-                gate,
-            }) as Box<dyn RangeRead>);
+            return Ok(
+                Box::new(RemoteFile { client, identity, len, first, gate }) as Box<dyn RangeRead>
+            );
         }
-        tracing::info!(
-            location = client.name(),
-            "the server ignores ranges: reading one stream"
-        );
+        tracing::info!(location = client.name(), "the server ignores ranges: reading one stream");
         let name = client.name().to_owned();
         let reader = BodyReader { body, ready: first };
         Ok(Box::new(StreamSource::new(Box::new(reader), name)) as Box<dyn RangeRead>)
@@ -123,9 +111,7 @@ impl RangeRead for RemoteFile {
             IoError::io(self.location(), "read")(io::ErrorKind::UnexpectedEof.into())
         })?;
         let mut out = Scatter::new(buffers);
-        if let Some(kept) = usize::try_from(offset)
-            .ok()
-            .and_then(|offset| self.first.get(offset..))
+        if let Some(kept) = usize::try_from(offset).ok().and_then(|offset| self.first.get(offset..))
         {
             out.write(kept);
         }
@@ -144,9 +130,7 @@ impl RangeRead for RemoteFile {
                         return Ok(());
                     }
                     Err(failure) => {
-                        retries
-                            .wait(failure, out.written > from, self.location())
-                            .await?
+                        retries.wait(failure, out.written > from, self.location()).await?
                     }
                 }
             }
@@ -188,12 +172,7 @@ struct Scatter<'a, 'b> {
 
 impl<'a, 'b> Scatter<'a, 'b> {
     fn new(buffers: &'a mut [IoSliceMut<'b>]) -> Self {
-        Self {
-            buffers,
-            current: 0,
-            at: 0,
-            written: 0,
-        }
+        Self { buffers, current: 0, at: 0, written: 0 }
     }
 
     /// Copies as much of `bytes` as there is room for.

@@ -62,11 +62,9 @@ impl Digester {
     pub fn to_hex(self) -> String {
         match self {
             Self::Blake3(hasher) => hasher.finalize().to_hex().to_string(),
-            Self::Sha256(hasher) => hasher
-                .finalize()
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect(),
+            Self::Sha256(hasher) => {
+                hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+            }
             Self::Crc32(hasher) => format!("{:08x}", hasher.finalize()),
         }
     }
@@ -110,9 +108,8 @@ fn walk<V: Visitor>(
         &options.cancel,
         Vec::new,
         |buffer: &mut Vec<u8>, i| {
-            let Some((tensor, entry)) = tensors
-                .get(i)
-                .and_then(|&t| Some((t, file.entries().get(t)?)))
+            let Some((tensor, entry)) =
+                tensors.get(i).and_then(|&t| Some((t, file.entries().get(t)?)))
             else {
                 return Ok(());
             };
@@ -139,24 +136,17 @@ fn read_in_order(
     buffer: &mut Vec<u8>,
     visitor: &mut impl Visitor,
 ) -> Result<(), IoError> {
-    let len = if meta_as_zeros {
-        entry.byte_len()
-    } else {
-        entry.data_len
-    };
+    let len = if meta_as_zeros { entry.byte_len() } else { entry.data_len };
     let mut offset = 0;
     buffer.clear();
     buffer.resize(usize::try_from(len.min(SCAN_PIECE)).unwrap_or(0), 0);
     while offset < len {
         options.cancel.check()?;
         let step = (len - offset).min(SCAN_PIECE);
-        let piece = usize::try_from(step)
-            .ok()
-            .and_then(|step| buffer.get_mut(..step))
-            .unwrap_or_default();
+        let piece =
+            usize::try_from(step).ok().and_then(|step| buffer.get_mut(..step)).unwrap_or_default();
         if entry.data_len > 0 {
-            file.source()
-                .read_into(entry.data_offset + offset, &mut [IoSliceMut::new(piece)])?;
+            file.source().read_into(entry.data_offset + offset, &mut [IoSliceMut::new(piece)])?;
         }
         visitor.update(piece);
         options.progress.add(step);
@@ -194,10 +184,7 @@ impl HashCheck {
             (*hash, digester)
         };
         let hashes = facts.header.hashes.iter().map(start).collect();
-        Self {
-            hashes,
-            blake3: digest.map(|digest| (digest, Box::default())),
-        }
+        Self { hashes, blake3: digest.map(|digest| (digest, Box::default())) }
     }
 
     /// Names of the checks that failed.
@@ -211,10 +198,7 @@ impl HashCheck {
                 });
             }
         }
-        if self
-            .blake3
-            .is_some_and(|(stored, hasher)| *hasher.finalize().as_bytes() != stored)
-        {
+        if self.blake3.is_some_and(|(stored, hasher)| *hasher.finalize().as_bytes() != stored) {
             failed.push("blake3");
         }
         failed
@@ -229,18 +213,12 @@ pub(crate) fn verify(
 ) -> Result<Vec<Corruption>, IoError> {
     let digests = file.front().extension.blake3.as_deref();
     let start = |tensor: usize, facts: &HeaderFacts| {
-        HashCheck::new(
-            facts,
-            digests.and_then(|digests| digests.get(tensor)).copied(),
-        )
+        HashCheck::new(facts, digests.and_then(|digests| digests.get(tensor)).copied())
     };
     let checked = walk(file, tensors, options, false, start)?;
     let failures = tensors.iter().zip(checked).flat_map(|(&tensor, check)| {
         let entry = file.entries().get(tensor);
-        check
-            .failed()
-            .into_iter()
-            .filter_map(move |check| Some(corruption(entry?, check)))
+        check.failed().into_iter().filter_map(move |check| Some(corruption(entry?, check)))
     });
     Ok(failures.collect())
 }

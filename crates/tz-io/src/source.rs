@@ -91,19 +91,11 @@ impl LocalFile {
     pub fn open(path: &Path) -> Result<Self, IoError> {
         let name = path.display().to_string();
         let file = File::open(path).map_err(IoError::io(&name, "open"))?;
-        let metadata = file
-            .metadata()
-            .map_err(IoError::io(&name, "read metadata"))?;
+        let metadata = file.metadata().map_err(IoError::io(&name, "read metadata"))?;
         if metadata.is_dir() {
-            return Err(IoError::io(&name, "open")(
-                io::ErrorKind::IsADirectory.into(),
-            ));
+            return Err(IoError::io(&name, "open")(io::ErrorKind::IsADirectory.into()));
         }
-        Ok(Self {
-            file,
-            len: metadata.len(),
-            name,
-        })
+        Ok(Self { file, len: metadata.len(), name })
     }
 }
 
@@ -117,18 +109,14 @@ impl RangeRead for LocalFile {
         let mut rest = buffers;
         loop {
             while rest.first().is_some_and(|buffer| buffer.is_empty()) {
-                rest = rest
-                    .split_first_mut()
-                    .map(|(_, rest)| rest)
-                    .unwrap_or_default();
+                rest = rest.split_first_mut().map(|(_, rest)| rest).unwrap_or_default();
             }
             if rest.is_empty() {
                 return Ok(());
             }
             let batch = rest.len().min(MAX_BUFFERS);
-            let read = rest
-                .get_mut(..batch)
-                .map(|batch| rustix::io::preadv(&self.file, batch, offset));
+            let read =
+                rest.get_mut(..batch).map(|batch| rustix::io::preadv(&self.file, batch, offset));
             match read {
                 Some(Ok(0)) | None => return Err(failed(io::ErrorKind::UnexpectedEof.into())),
                 Some(Ok(n)) => {
@@ -167,9 +155,7 @@ struct StreamState {
 
 impl fmt::Debug for StreamSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StreamSource")
-            .field("name", &self.name)
-            .finish_non_exhaustive()
+        f.debug_struct("StreamSource").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
@@ -177,13 +163,7 @@ impl StreamSource {
     /// Reads `reader`, called `name` in messages.
     #[must_use]
     pub fn new(reader: Box<dyn Read + Send>, name: impl Into<String>) -> Self {
-        Self {
-            state: Mutex::new(StreamState {
-                reader,
-                position: 0,
-            }),
-            name: name.into(),
-        }
+        Self { state: Mutex::new(StreamState { reader, position: 0 }), name: name.into() }
     }
 }
 
@@ -196,10 +176,7 @@ impl RangeRead for StreamSource {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(skip) = offset.checked_sub(state.position) else {
             let why = "a stream cannot be read twice or out of order";
-            return Err(IoError::Unsupported {
-                location: self.name.clone(),
-                why,
-            });
+            return Err(IoError::Unsupported { location: self.name.clone(), why });
         };
         let failed = |source| IoError::io(&self.name, "read")(source);
         let skipped =

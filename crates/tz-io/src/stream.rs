@@ -32,11 +32,7 @@ impl Piece {
 
     /// Data parts in file order.
     pub fn parts(&self) -> impl Iterator<Item = (&Part, &[u8])> {
-        let bytes = |part: &Part| {
-            self.buffer
-                .get(part.at..part.at + part.len)
-                .unwrap_or_default()
-        };
+        let bytes = |part: &Part| self.buffer.get(part.at..part.at + part.len).unwrap_or_default();
         self.parts
             .iter()
             .filter(|part| part.kind == PartKind::Data)
@@ -81,40 +77,26 @@ pub(crate) fn run(
     let slots = slots_of(plan, file.entries().len());
     let [requests, fetch_time, verify_time, wait_time, consume_time] =
         std::array::from_fn(|_| Counter::default());
-    let threads = options
-        .readers_for(file.source(), plan.fetches.len())
-        .min(pool.buffers());
+    let threads = options.readers_for(file.source(), plan.fetches.len()).min(pool.buffers());
     let work = |(): &mut (), i: usize| {
         let Some(fetch) = plan.fetches.get(i) else {
             return Ok(());
         };
-        let mut buffer = wait_time
-            .time(|| pool.acquire())
-            .ok_or(IoError::Cancelled)?;
+        let mut buffer = wait_time.time(|| pool.acquire()).ok_or(IoError::Cancelled)?;
         let bytes = buffer.get_mut(..fetch.len()).unwrap_or_default();
         requests.add(1);
-        fetch_time.time(|| {
-            file.source()
-                .read_into(fetch.range.start, &mut [IoSliceMut::new(bytes)])
-        })?;
+        fetch_time
+            .time(|| file.source().read_into(fetch.range.start, &mut [IoSliceMut::new(bytes)]))?;
         if options.verify {
             verify_time.time(|| check(file, fetch.parts.as_slice(), &buffer, &slots, &checks))?;
         }
         options.progress.add(fetch.range.end - fetch.range.start);
-        let tensor = fetch
-            .parts
-            .first()
-            .and_then(|part| file.entries().get(part.tensor));
-        let piece = Piece {
-            buffer,
-            parts: fetch.parts.clone(),
-        };
-        consume_time
-            .time(|| consumer.consume(piece))
-            .map_err(|source| IoError::Tensor {
-                tensor: tensor.map_or_else(String::new, |entry| entry.path.to_string()),
-                source,
-            })
+        let tensor = fetch.parts.first().and_then(|part| file.entries().get(part.tensor));
+        let piece = Piece { buffer, parts: fetch.parts.clone() };
+        consume_time.time(|| consumer.consume(piece)).map_err(|source| IoError::Tensor {
+            tensor: tensor.map_or_else(String::new, |entry| entry.path.to_string()),
+            source,
+        })
     };
     // A failed reader must wake those that wait for a buffer the failed one may hold.
     let result = workers::for_each(
@@ -128,11 +110,8 @@ pub(crate) fn run(
     if options.verify {
         verify_time.time(|| verdict(file, plan, &checks, options))?;
     }
-    let delivered = plan
-        .tensors
-        .iter()
-        .filter_map(|&i| file.entries().get(i))
-        .map(|entry| entry.data_len);
+    let delivered =
+        plan.tensors.iter().filter_map(|&i| file.entries().get(i)).map(|entry| entry.data_len);
     Ok(ReadStats {
         requests: requests.value(),
         bytes_fetched: plan.fetched_bytes(),

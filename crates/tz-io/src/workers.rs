@@ -27,10 +27,7 @@ pub(crate) fn for_each<S>(
             }
             if let Err(error) = cancel.check().and_then(|()| work(&mut state, piece)) {
                 stop.store(true, Ordering::Relaxed);
-                first_error
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .get_or_insert(error);
+                first_error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
             }
         }
     };
@@ -41,10 +38,7 @@ pub(crate) fn for_each<S>(
         }
         run();
     });
-    match first_error
-        .into_inner()
-        .unwrap_or_else(PoisonError::into_inner)
-    {
+    match first_error.into_inner().unwrap_or_else(PoisonError::into_inner) {
         Some(error) => Err(error),
         None => Ok(()),
     }

@@ -54,10 +54,7 @@ impl<'a> MemorySource<'a> {
     /// # Errors
     /// [`io::ErrorKind::InvalidInput`] where the length of `data` does not fit the spec.
     pub fn push(&mut self, spec: TensorSpec, data: &'a [u8]) -> io::Result<()> {
-        let len = spec
-            .shape
-            .iter()
-            .try_fold(spec.dtype.size(), |len, &dim| len.checked_mul(dim));
+        let len = spec.shape.iter().try_fold(spec.dtype.size(), |len, &dim| len.checked_mul(dim));
         let expected = if spec.meta { Some(0) } else { len };
         if expected != Some(data.len() as u64) {
             let why = format!(
@@ -155,13 +152,9 @@ pub fn write(
             to_stream(source, &layout, &mut file, &name, options)
         }
         Location::Remote(location) => to_object(source, &layout, location, &name, options),
-        Location::Stdio => to_stream(
-            source,
-            &layout,
-            &mut io::stdout().lock(),
-            "standard output",
-            options,
-        ),
+        Location::Stdio => {
+            to_stream(source, &layout, &mut io::stdout().lock(), "standard output", options)
+        }
     }
 }
 
@@ -187,8 +180,7 @@ pub fn plan(
 
 /// Whether the path names a file that can be replaced by rename: `/dev/null` and pipes must not be.
 pub(crate) fn is_regular(path: &Path) -> bool {
-    path.metadata()
-        .map_or(true, |metadata| metadata.is_file() || metadata.is_dir())
+    path.metadata().map_or(true, |metadata| metadata.is_file() || metadata.is_dir())
 }
 
 fn to_file(
@@ -223,10 +215,7 @@ fn to_object(
         memory,
         options.create_only,
     )?;
-    let jobs_options = WriteOptions {
-        memory_limit: Some(limit / 4),
-        ..options.clone()
-    };
+    let jobs_options = WriteOptions { memory_limit: Some(limit / 4), ..options.clone() };
     let mut stats = run(source, layout, &jobs_options, &output, name)?;
     let start = Instant::now();
     output.finish()?;
@@ -243,10 +232,7 @@ fn to_stream(
     options: &WriteOptions,
 ) -> Result<WriteStats, IoError> {
     let output = StreamOutput::default();
-    let counted = WriteOptions {
-        progress: Progress::default(),
-        ..options.clone()
-    };
+    let counted = WriteOptions { progress: Progress::default(), ..options.clone() };
     let stats = run(source, layout, &counted, &output, name)?;
     output.emit(source, layout, sink, name, options)?;
     Ok(stats)

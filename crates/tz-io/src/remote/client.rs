@@ -34,10 +34,7 @@ impl Identity {
                 .and_then(|value: &http::HeaderValue| value.to_str().ok())
                 .map(str::to_owned)
         };
-        Self {
-            etag: text(header::ETAG),
-            last_modified: text(header::LAST_MODIFIED),
-        }
+        Self { etag: text(header::ETAG), last_modified: text(header::LAST_MODIFIED) }
     }
 
     /// A weak tag never satisfies `If-Match`, so only a strong one is sent; both are compared.
@@ -80,9 +77,7 @@ impl Body {
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
         match tokio::time::timeout(self.stall_timeout, self.response.chunk()).await {
             Ok(Ok(frame)) => {
-                self.counters
-                    .bytes
-                    .add(frame.as_ref().map_or(0, |frame| frame.len() as u64));
+                self.counters.bytes.add(frame.as_ref().map_or(0, |frame| frame.len() as u64));
                 Ok(frame)
             }
             Ok(Err(error)) => Err(Failure::transient(error.without_url())),
@@ -130,13 +125,7 @@ impl Client {
             RemoteKind::Object { .. } => Target::Signed(Signed::new(location, options).await?),
         };
         let http = http_client(options, &name)?;
-        Ok(Self {
-            http,
-            target,
-            name,
-            options: options.clone(),
-            counters: Arc::default(),
-        })
+        Ok(Self { http, target, name, options: options.clone(), counters: Arc::default() })
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -144,12 +133,7 @@ impl Client {
     }
 
     pub(crate) fn counters(&self) -> SourceCounters {
-        let Counters {
-            requests,
-            bytes,
-            retries,
-            stalls,
-        } = &*self.counters;
+        let Counters { requests, bytes, retries, stalls } = &*self.counters;
         SourceCounters {
             requests: requests.value(),
             bytes: bytes.value(),
@@ -159,11 +143,7 @@ impl Client {
     }
 
     pub(crate) fn retries(&self) -> Retries {
-        Retries::new(
-            self.options.retries,
-            self.options.deadline,
-            Arc::clone(&self.counters),
-        )
+        Retries::new(self.options.retries, self.options.deadline, Arc::clone(&self.counters))
     }
 
     /// The first request: learns what the object is and keeps the first bytes of it. A server that ignores the range
@@ -235,9 +215,8 @@ impl Client {
         let headers = response.headers();
         let now = Identity::of(headers);
         let status = response.status();
-        let content_range = headers
-            .get(header::CONTENT_RANGE)
-            .and_then(|value| value.to_str().ok());
+        let content_range =
+            headers.get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok());
         let (total, ranged) = match status {
             StatusCode::PARTIAL_CONTENT => {
                 let placed = content_range.and_then(parse_content_range);
@@ -261,17 +240,8 @@ impl Client {
             return Err(Failure::changed());
         }
         let stall_timeout = self.options.stall_timeout;
-        let body = Body {
-            response,
-            stall_timeout,
-            counters: Arc::clone(&self.counters),
-        };
-        Ok(Answer {
-            identity: now,
-            total,
-            ranged,
-            body,
-        })
+        let body = Body { response, stall_timeout, counters: Arc::clone(&self.counters) };
+        Ok(Answer { identity: now, total, ranged, body })
     }
 
     pub(crate) async fn frame(&self, body: &mut Body) -> Result<Option<Bytes>, Failure> {
@@ -296,9 +266,7 @@ pub(crate) fn http_client(options: &RemoteOptions, name: &str) -> Result<reqwest
             builder = builder.add_root_certificate(certificate);
         }
     }
-    builder
-        .build()
-        .map_err(|error| IoError::io(name, "set up HTTP")(io::Error::other(error)))
+    builder.build().map_err(|error| IoError::io(name, "set up HTTP")(io::Error::other(error)))
 }
 
 /// `bytes start-end/total`, total possibly `*`.
@@ -331,13 +299,7 @@ fn refusal(status: StatusCode, headers: &HeaderMap, conditional: bool) -> Failur
 
 /// Seconds; the HTTP-date form is rare and waits as usual.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    headers
-        .get(header::RETRY_AFTER)?
-        .to_str()
-        .ok()?
-        .parse()
-        .ok()
-        .map(Duration::from_secs)
+    headers.get(header::RETRY_AFTER)?.to_str().ok()?.parse().ok().map(Duration::from_secs)
 }
 
 /// An error that prints its causes: `reqwest` keeps "connection refused" in the last of them.
@@ -371,19 +333,10 @@ mod tests {
 
     #[test]
     fn identities() {
-        let tag = |etag: &str| Identity {
-            etag: Some(etag.into()),
-            last_modified: None,
-        };
-        let date = |date: &str| Identity {
-            etag: None,
-            last_modified: Some(date.into()),
-        };
+        let tag = |etag: &str| Identity { etag: Some(etag.into()), last_modified: None };
+        let date = |date: &str| Identity { etag: None, last_modified: Some(date.into()) };
         assert!(tag("\"a\"").differs(&tag("\"b\"")) && !tag("\"a\"").differs(&tag("\"a\"")));
         assert!(date("x").differs(&date("y")) && !date("x").differs(&tag("\"a\"")));
-        assert_eq!(
-            (tag("W/\"a\"").strong_tag(), tag("\"a\"").strong_tag()),
-            (None, Some("\"a\""))
-        );
+        assert_eq!((tag("W/\"a\"").strong_tag(), tag("\"a\"").strong_tag()), (None, Some("\"a\"")));
     }
 }

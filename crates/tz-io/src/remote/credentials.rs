@@ -109,9 +109,7 @@ pub(crate) async fn resolve(options: &S3Options, location: &str) -> Result<Resol
     if let Some(region) = region {
         resolved.region = region;
     }
-    resolved.endpoint = endpoint
-        .map(|endpoint| parse_endpoint(&endpoint, location))
-        .transpose()?;
+    resolved.endpoint = endpoint.map(|endpoint| parse_endpoint(&endpoint, location)).transpose()?;
     if resolved.keys.is_none()
         && !options.anonymous
         && let Some(source) = ambient().await
@@ -123,11 +121,7 @@ pub(crate) async fn resolve(options: &S3Options, location: &str) -> Result<Resol
 }
 
 fn keys(id: Option<String>, secret: Option<String>, token: Option<String>) -> Option<Keys> {
-    Some(Keys {
-        id: id?,
-        secret: secret?,
-        token,
-    })
+    Some(Keys { id: id?, secret: secret?, token })
 }
 
 fn variable(name: &str) -> Option<String> {
@@ -148,11 +142,7 @@ fn aws_environment() -> Found {
 
 fn s3_environment() -> Found {
     Found {
-        keys: keys(
-            variable("S3_ACCESS_KEY_ID"),
-            variable("S3_SECRET_ACCESS_KEY"),
-            None,
-        ),
+        keys: keys(variable("S3_ACCESS_KEY_ID"), variable("S3_SECRET_ACCESS_KEY"), None),
         endpoint: variable("S3_ENDPOINT_URL"),
         region: None,
     }
@@ -162,24 +152,16 @@ fn s3_environment() -> Found {
 /// name; the profile is `AWS_PROFILE` or `default`. A file that is missing or unreadable says nothing.
 fn profile(home: Option<&Path>) -> Found {
     let file = |name: &str, default: &str| {
-        let path = env::var_os(name)
-            .map(PathBuf::from)
-            .or_else(|| Some(home?.join(default)));
-        path.and_then(|path| Ini::load_from_file(path).ok())
-            .unwrap_or_default()
+        let path = env::var_os(name).map(PathBuf::from).or_else(|| Some(home?.join(default)));
+        path.and_then(|path| Ini::load_from_file(path).ok()).unwrap_or_default()
     };
     let credentials = file("AWS_SHARED_CREDENTIALS_FILE", ".aws/credentials");
     let config = file("AWS_CONFIG_FILE", ".aws/config");
     let profile = variable("AWS_PROFILE").unwrap_or_else(|| "default".to_owned());
-    let section = if profile == "default" {
-        profile.clone()
-    } else {
-        format!("profile {profile}")
-    };
+    let section = if profile == "default" { profile.clone() } else { format!("profile {profile}") };
     let value = |name: &str| {
         let own = credentials.get_from(Some(profile.as_str()), name);
-        own.or_else(|| config.get_from(Some(section.as_str()), name))
-            .map(str::to_owned)
+        own.or_else(|| config.get_from(Some(section.as_str()), name)).map(str::to_owned)
     };
     Found {
         keys: keys(
@@ -203,18 +185,13 @@ fn s3cfg(path: &Path, required: bool) -> Result<Found, IoError> {
     let Some(ini) = ini else {
         let why = "not a file in s3cmd's format";
         return if required {
-            Err(IoError::Unsupported {
-                location: shown,
-                why,
-            })
+            Err(IoError::Unsupported { location: shown, why })
         } else {
             Ok(Found::default())
         };
     };
     let value = |name: &str| {
-        ini.get_from(Some("default"), name)
-            .map(str::to_owned)
-            .filter(|value| !value.is_empty())
+        ini.get_from(Some("default"), name).map(str::to_owned).filter(|value| !value.is_empty())
     };
     let https = value("use_https").is_none_or(|text| !text.eq_ignore_ascii_case("false"));
     let endpoint = value("host_base").map(|host| {
@@ -232,11 +209,8 @@ fn s3cfg(path: &Path, required: bool) -> Result<Found, IoError> {
 }
 
 fn parse_endpoint(text: &str, location: &str) -> Result<Url, IoError> {
-    let with_scheme = if text.contains("://") {
-        text.to_owned()
-    } else {
-        format!("https://{text}")
-    };
+    let with_scheme =
+        if text.contains("://") { text.to_owned() } else { format!("https://{text}") };
     let valid = Url::parse(&with_scheme).ok().filter(|url| url.has_host());
     valid.ok_or_else(|| IoError::Unsupported {
         location: location.to_owned(),
@@ -260,9 +234,7 @@ async fn ambient() -> Option<&'static str> {
     }
     let connect = tokio::net::TcpStream::connect(("169.254.169.254", 80));
     let reached = tokio::time::timeout(METADATA_TIMEOUT, connect).await;
-    reached
-        .is_ok_and(|connected| connected.is_ok())
-        .then_some("the instance's metadata service")
+    reached.is_ok_and(|connected| connected.is_ok()).then_some("the instance's metadata service")
 }
 
 #[cfg(test)]
@@ -283,24 +255,13 @@ mod tests {
         assert_eq!(found.endpoint.as_deref(), Some("http://object.example"));
         assert!(!format!("{keys:?}").contains("cret"));
         assert!(s3cfg(Path::new("/nonexistent/s3cfg"), true).is_err());
-        assert!(
-            s3cfg(Path::new("/nonexistent/s3cfg"), false)
-                .unwrap()
-                .keys
-                .is_none()
-        );
+        assert!(s3cfg(Path::new("/nonexistent/s3cfg"), false).unwrap().keys.is_none());
     }
 
     #[test]
     fn endpoints() {
-        assert_eq!(
-            parse_endpoint("host:9000", "x").unwrap().as_str(),
-            "https://host:9000/"
-        );
-        assert_eq!(
-            parse_endpoint("http://host", "x").unwrap().as_str(),
-            "http://host/"
-        );
+        assert_eq!(parse_endpoint("host:9000", "x").unwrap().as_str(), "https://host:9000/");
+        assert_eq!(parse_endpoint("http://host", "x").unwrap().as_str(), "http://host/");
         assert!(parse_endpoint("://", "x").is_err());
     }
 }

@@ -45,18 +45,14 @@ impl Gate {
             requests: 0,
             surplus: 0,
         };
-        Self {
-            permits: Semaphore::new(START),
-            state: Mutex::new(state),
-        }
+        Self { permits: Semaphore::new(START), state: Mutex::new(state) }
     }
 
     /// The caller chose: no tuning. Takes effect before the first request of a load.
     pub(crate) fn fix(&self, readers: usize) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(now) = state.growing.take() {
-            self.permits
-                .add_permits(readers.saturating_sub(now).min(Semaphore::MAX_PERMITS / 2));
+            self.permits.add_permits(readers.saturating_sub(now).min(Semaphore::MAX_PERMITS / 2));
             let fewer = now.saturating_sub(readers);
             state.surplus = fewer - self.permits.forget_permits(fewer);
         }
@@ -88,10 +84,7 @@ impl Gate {
         if state.requests < now * 2 || elapsed < SHORTEST_WINDOW {
             return;
         }
-        #[expect(
-            clippy::cast_precision_loss,
-            reason = "a rate needs no more than 53 bits"
-        )]
+        #[expect(clippy::cast_precision_loss, reason = "a rate needs no more than 53 bits")]
         let rate = state.bytes as f64 / elapsed.as_secs_f64();
         (state.window, state.bytes, state.requests) = (None, 0, 0);
         if rate < state.best_rate * WORTHWHILE {

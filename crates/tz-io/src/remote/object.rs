@@ -44,9 +44,7 @@ pub(crate) struct Signed {
 
 impl fmt::Debug for Signed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Signed")
-            .field("name", &self.name)
-            .finish_non_exhaustive()
+        f.debug_struct("Signed").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
@@ -57,10 +55,7 @@ impl Signed {
     ) -> Result<Self, IoError> {
         let name = location.to_string();
         let RemoteKind::Object { store, bucket, key } = &location.kind else {
-            return Err(IoError::Unsupported {
-                location: name,
-                why: "not an object of a store",
-            });
+            return Err(IoError::Unsupported { location: name, why: "not an object of a store" });
         };
         let failed = |error: object_store::Error| {
             IoError::io(&name, "set up access to")(io::Error::other(error))
@@ -74,13 +69,8 @@ impl Signed {
                 let resolved = credentials::resolve(&options.s3, &name).await?;
                 let source = &resolved.source;
                 tracing::info!(location = name, credentials = source, "credentials found");
-                let store = s3(bucket, &resolved, options, &name)?
-                    .build()
-                    .map_err(failed)?;
-                (
-                    Arc::new(store),
-                    resolved.keys.is_none() && !resolved.ambient,
-                )
+                let store = s3(bucket, &resolved, options, &name)?.build().map_err(failed)?;
+                (Arc::new(store), resolved.keys.is_none() && !resolved.ambient)
             }
             StoreKind::Gcs => {
                 let builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket);
@@ -97,13 +87,7 @@ impl Signed {
                 (Arc::new(builder.build().map_err(failed)?), false)
             }
         };
-        Ok(Self {
-            store,
-            path,
-            anonymous,
-            name,
-            get: Mutex::new(None),
-        })
+        Ok(Self { store, path, anonymous, name, get: Mutex::new(None) })
     }
 
     /// A URL that authorises `method` on the object for a while.
@@ -115,10 +99,7 @@ impl Signed {
             return Ok(url.clone());
         }
         let made = Instant::now();
-        let signed = self
-            .store
-            .signed_url(method.clone(), &self.path, SIGNED_FOR)
-            .await;
+        let signed = self.store.signed_url(method.clone(), &self.path, SIGNED_FOR).await;
         let mut url =
             signed.map_err(|error| Failure::permanent(format!("no credentials: {error}")))?;
         if self.anonymous {
@@ -171,11 +152,8 @@ fn s3(
     options: &RemoteOptions,
     name: &str,
 ) -> Result<AmazonS3Builder, IoError> {
-    let mut builder = if resolved.ambient {
-        AmazonS3Builder::from_env()
-    } else {
-        AmazonS3Builder::new()
-    };
+    let mut builder =
+        if resolved.ambient { AmazonS3Builder::from_env() } else { AmazonS3Builder::new() };
     builder = builder
         .with_bucket_name(bucket)
         .with_region(&resolved.region)
@@ -185,9 +163,7 @@ fn s3(
         .with_unsigned_payload(true);
     match &resolved.keys {
         Some(keys) => {
-            builder = builder
-                .with_access_key_id(&keys.id)
-                .with_secret_access_key(&keys.secret);
+            builder = builder.with_access_key_id(&keys.id).with_secret_access_key(&keys.secret);
             if let Some(token) = &keys.token {
                 builder = builder.with_token(token);
             }
@@ -200,10 +176,7 @@ fn s3(
         }
         None => {}
     }
-    let host = resolved
-        .endpoint
-        .as_ref()
-        .map(|url| url.host_str().unwrap_or_default().to_owned());
+    let host = resolved.endpoint.as_ref().map(|url| url.host_str().unwrap_or_default().to_owned());
     let virtual_host = match options.s3.addressing {
         Addressing::Path => false,
         Addressing::Virtual => true,
@@ -220,9 +193,7 @@ fn s3(
                 location: name.to_owned(),
                 why: "the bucket's name cannot be part of a host name",
             };
-            endpoint
-                .set_host(Some(&format!("{bucket}.{host}")))
-                .map_err(failed)?;
+            endpoint.set_host(Some(&format!("{bucket}.{host}"))).map_err(failed)?;
         }
         builder = builder.with_endpoint(endpoint.as_str().trim_end_matches('/'));
     }

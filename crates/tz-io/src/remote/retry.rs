@@ -31,18 +31,12 @@ enum Kind {
 
 impl Failure {
     pub(crate) fn transient(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self {
-            kind: Kind::Transient(None),
-            source: io::Error::other(why),
-        }
+        Self { kind: Kind::Transient(None), source: io::Error::other(why) }
     }
 
     pub(crate) fn stalled(after: Duration) -> Self {
         let why = format!("no bytes for {after:?}");
-        Self {
-            kind: Kind::Transient(None),
-            source: io::Error::new(io::ErrorKind::TimedOut, why),
-        }
+        Self { kind: Kind::Transient(None), source: io::Error::new(io::ErrorKind::TimedOut, why) }
     }
 
     pub(crate) fn busy(why: String, retry_after: Option<Duration>) -> Self {
@@ -53,24 +47,15 @@ impl Failure {
     }
 
     pub(crate) fn permanent(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self {
-            kind: Kind::Permanent,
-            source: io::Error::other(why),
-        }
+        Self { kind: Kind::Permanent, source: io::Error::other(why) }
     }
 
     pub(crate) fn refused(kind: io::ErrorKind, why: String) -> Self {
-        Self {
-            kind: Kind::Permanent,
-            source: io::Error::new(kind, why),
-        }
+        Self { kind: Kind::Permanent, source: io::Error::new(kind, why) }
     }
 
     pub(crate) fn changed() -> Self {
-        Self {
-            kind: Kind::Changed,
-            source: io::Error::other("the object was replaced"),
-        }
+        Self { kind: Kind::Changed, source: io::Error::other("the object was replaced") }
     }
 
     pub(crate) fn into_io(self) -> io::Error {
@@ -79,9 +64,7 @@ impl Failure {
 
     pub(crate) fn into_error(self, location: &str, doing: &'static str) -> IoError {
         match self.kind {
-            Kind::Changed => IoError::Changed {
-                location: location.to_owned(),
-            },
+            Kind::Changed => IoError::Changed { location: location.to_owned() },
             _ => IoError::io(location, doing)(self.source),
         }
     }
@@ -99,12 +82,7 @@ pub(crate) struct Retries {
 impl Retries {
     pub(crate) fn new(most: u32, deadline: Option<Duration>, counters: Arc<Counters>) -> Self {
         let deadline = deadline.and_then(|deadline| Instant::now().checked_add(deadline));
-        Self {
-            left: most,
-            most,
-            deadline,
-            counters,
-        }
+        Self { left: most, most, deadline, counters }
     }
 
     /// Waits before the next try. Progress since the last one restores the tries: a slow, flaky link that moves is
@@ -129,10 +107,7 @@ impl Retries {
         };
         self.left = left;
         let wait = pause(self.most - self.left - 1, retry_after);
-        if self
-            .deadline
-            .is_some_and(|deadline| Instant::now() + wait > deadline)
-        {
+        if self.deadline.is_some_and(|deadline| Instant::now() + wait > deadline) {
             return Err(failure.into_error(location, "read within the deadline"));
         }
         self.counters.retries.add(1);
@@ -144,13 +119,10 @@ impl Retries {
 
 /// Exponential backoff with full jitter above half, unless the server said how long.
 fn pause(retry: u32, retry_after: Option<Duration>) -> Duration {
-    let doubled = FIRST_WAIT
-        .saturating_mul(1_u32.checked_shl(retry).unwrap_or(u32::MAX))
-        .min(LONGEST_WAIT);
+    let doubled =
+        FIRST_WAIT.saturating_mul(1_u32.checked_shl(retry).unwrap_or(u32::MAX)).min(LONGEST_WAIT);
     let jittered = doubled.mul_f64(0.5 + fastrand::f64() / 2.0);
-    retry_after.map_or(jittered, |asked| {
-        asked.min(LONGEST_WAIT).max(jittered.min(FIRST_WAIT))
-    })
+    retry_after.map_or(jittered, |asked| asked.min(LONGEST_WAIT).max(jittered.min(FIRST_WAIT)))
 }
 
 #[cfg(test)]
@@ -166,10 +138,7 @@ mod tests {
                 .min(LONGEST_WAIT);
             assert!(wait >= full / 2 && wait <= full, "{retry}: {wait:?}");
         }
-        assert_eq!(
-            pause(0, Some(Duration::from_secs(3))),
-            Duration::from_secs(3)
-        );
+        assert_eq!(pause(0, Some(Duration::from_secs(3))), Duration::from_secs(3));
         assert_eq!(pause(0, Some(Duration::from_secs(3600))), LONGEST_WAIT);
     }
 }

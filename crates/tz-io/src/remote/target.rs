@@ -19,11 +19,7 @@ pub(crate) enum RemoteKind {
     /// A plain URL, query included: it may be presigned.
     Http(Url),
     /// A bucket's object.
-    Object {
-        store: StoreKind,
-        bucket: String,
-        key: String,
-    },
+    Object { store: StoreKind, bucket: String, key: String },
 }
 
 /// Kind of object store.
@@ -55,19 +51,13 @@ impl RemoteLocation {
             let shown = shown
                 .rsplit_once('@')
                 .map_or(shown.to_owned(), |(_, host)| format!("{scheme}://{host}"));
-            IoError::Unsupported {
-                location: shown,
-                why,
-            }
+            IoError::Unsupported { location: shown, why }
         };
         let store = match scheme.to_ascii_lowercase().as_str() {
             "http" | "https" => {
                 let url = Url::parse(text).map_err(|_| unsupported("not a valid URL"))?;
                 let name = redacted(&url);
-                return Ok(Self {
-                    kind: RemoteKind::Http(url),
-                    name,
-                });
+                return Ok(Self { kind: RemoteKind::Http(url), name });
             }
             "s3" => StoreKind::S3,
             "gs" => StoreKind::Gcs,
@@ -78,14 +68,9 @@ impl RemoteLocation {
         match rest.split_once('/') {
             Some((bucket, key)) if !bucket.is_empty() && !key.is_empty() && !key.ends_with('/') => {
                 let (bucket, key) = (bucket.to_owned(), key.to_owned());
-                Ok(Self {
-                    kind: RemoteKind::Object { store, bucket, key },
-                    name: text.to_owned(),
-                })
+                Ok(Self { kind: RemoteKind::Object { store, bucket, key }, name: text.to_owned() })
             }
-            _ => Err(unsupported(
-                "names no object: a bucket and a key are needed",
-            )),
+            _ => Err(unsupported("names no object: a bucket and a key are needed")),
         }
     }
 }
@@ -109,17 +94,10 @@ mod tests {
     fn check(text: &str, expect: Option<&str>) {
         let scheme = text.split_once("://").map_or("", |(scheme, _)| scheme);
         let parsed = RemoteLocation::parse(scheme, text);
-        assert_eq!(
-            parsed.as_ref().ok().map(ToString::to_string).as_deref(),
-            expect,
-            "{text}"
-        );
+        assert_eq!(parsed.as_ref().ok().map(ToString::to_string).as_deref(), expect, "{text}");
         let shown = format!(
             "{parsed:?} {}",
-            parsed
-                .as_ref()
-                .err()
-                .map_or(String::new(), ToString::to_string)
+            parsed.as_ref().err().map_or(String::new(), ToString::to_string)
         );
         assert!(!shown.contains("secret"), "{shown}");
     }

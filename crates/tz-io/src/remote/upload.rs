@@ -80,10 +80,7 @@ impl MultipartOutput {
         let name = location.to_string();
         let RemoteKind::Object { store, .. } = &location.kind else {
             let why = "HTTP servers can be read from, not written to";
-            return Err(IoError::Unsupported {
-                location: name,
-                why,
-            });
+            return Err(IoError::Unsupported { location: name, why });
         };
         let is_s3 = *store == StoreKind::S3;
         let part_len = part_len(file_len, memory);
@@ -93,16 +90,10 @@ impl MultipartOutput {
             if create_only && !one_part {
                 if !is_s3 {
                     let why = "only S3 can create a large object conditionally";
-                    return Err(IoError::Unsupported {
-                        location: name.clone(),
-                        why,
-                    });
+                    return Err(IoError::Unsupported { location: name.clone(), why });
                 }
                 // Cheaper to learn now than after the upload; the completion decides.
-                if object_store::ObjectStoreExt::head(&*signed.store, &signed.path)
-                    .await
-                    .is_ok()
-                {
+                if object_store::ObjectStoreExt::head(&*signed.store, &signed.path).await.is_ok() {
                     return Err(exists(&name));
                 }
             }
@@ -112,16 +103,9 @@ impl MultipartOutput {
                 let id = signed.store.create_multipart(&signed.path).await;
                 Some(id.map_err(failed(&name, "start an upload to"))?)
             };
-            let shared = Shared {
-                signed,
-                id,
-                state: Mutex::default(),
-                changed: Condvar::new(),
-            };
+            let shared = Shared { signed, id, state: Mutex::default(), changed: Condvar::new() };
             // Parts in the making do not count against progress: see `buffer`.
-            let most_buffers = usize::try_from(memory / part_len)
-                .unwrap_or(usize::MAX)
-                .max(2);
+            let most_buffers = usize::try_from(memory / part_len).unwrap_or(usize::MAX).max(2);
             Ok(Self {
                 shared: Arc::new(shared),
                 options: options.clone(),
@@ -140,32 +124,22 @@ impl MultipartOutput {
 
     /// Copies `bytes` into one part; gives the part back once it is full.
     fn fill(&self, part: u64, at: usize, bytes: &[u8]) -> Result<Option<Vec<u8>>, IoError> {
-        let mut state = self
-            .shared
-            .state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
         // Waiting makes sense only for parts on their way: those in the making may need this very thread.
         while !state.filling.contains_key(&part)
             && state.failed.is_none()
             && state.sending > 0
             && state.sending + state.filling.len() >= self.most_buffers
         {
-            state = self
-                .shared
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         if let Some(error) = state.failed.take() {
             return Err(failed(self.name(), "upload to")(error));
         }
         let len =
             usize::try_from(self.part_len.min(self.file_len - part * self.part_len)).unwrap_or(0);
-        let filling = state.filling.entry(part).or_insert_with(|| Part {
-            bytes: vec![0; len],
-            filled: 0,
-        });
+        let filling =
+            state.filling.entry(part).or_insert_with(|| Part { bytes: vec![0; len], filled: 0 });
         if let Some(place) = filling.bytes.get_mut(at..at + bytes.len()) {
             place.copy_from_slice(bytes);
         }
@@ -180,31 +154,20 @@ impl MultipartOutput {
 
     fn send(&self, part: u64, bytes: Vec<u8>) {
         let shared = Arc::clone(&self.shared);
-        let mode = if self.create_only {
-            PutMode::Create
-        } else {
-            PutMode::Overwrite
-        };
+        let mode = if self.create_only { PutMode::Create } else { PutMode::Overwrite };
         runtime().spawn(async move {
             let payload = PutPayload::from(Bytes::from(bytes));
             let Signed { store, path, .. } = &shared.signed;
             let result = match &shared.id {
                 Some(id) => {
                     store
-                        .put_part(
-                            path,
-                            id,
-                            usize::try_from(part).unwrap_or(usize::MAX),
-                            payload,
-                        )
+                        .put_part(path, id, usize::try_from(part).unwrap_or(usize::MAX), payload)
                         .await
                 }
                 None => store
                     .put_opts(path, payload, PutOptions::from(mode))
                     .await
-                    .map(|put| PartId {
-                        content_id: put.e_tag.unwrap_or_default(),
-                    }),
+                    .map(|put| PartId { content_id: put.e_tag.unwrap_or_default() }),
             };
             let mut state = shared.state.lock().unwrap_or_else(PoisonError::into_inner);
             state.sending -= 1;
@@ -237,17 +200,9 @@ impl MultipartOutput {
     }
 
     fn parts(&self) -> Result<Vec<PartId>, IoError> {
-        let mut state = self
-            .shared
-            .state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
         while state.sending > 0 && state.failed.is_none() {
-            state = self
-                .shared
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         match state.failed.take() {
             Some(
@@ -280,11 +235,8 @@ impl MultipartOutput {
             .map_err(failed(name, doing))?;
         let mut body = String::from("<CompleteMultipartUpload>");
         for (number, part) in (1..).zip(parts) {
-            let tag = part
-                .content_id
-                .replace('&', "&amp;")
-                .replace('<', "&lt;")
-                .replace('"', "&quot;");
+            let tag =
+                part.content_id.replace('&', "&amp;").replace('<', "&lt;").replace('"', "&quot;");
             let number: u32 = number;
             body.push_str(&format!(
                 "<Part><PartNumber>{number}</PartNumber><ETag>{tag}</ETag></Part>"
@@ -332,17 +284,9 @@ impl Drop for MultipartOutput {
         if let (false, Some(id)) = (self.finished, &self.shared.id) {
             let Signed { store, path, .. } = &self.shared.signed;
             // Parts still on their way would survive an abort that overtakes them.
-            let mut state = self
-                .shared
-                .state
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
             while state.sending > 0 {
-                state = self
-                    .shared
-                    .changed
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner);
+                state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
             drop(state);
             if let Err(error) = block_on(store.abort_multipart(path, id)) {
@@ -355,9 +299,7 @@ impl Drop for MultipartOutput {
 /// Longest part that leaves room for several, within S3's bounds.
 fn part_len(file_len: u64, memory: u64) -> u64 {
     let wanted = PART_LEN.min(memory / 4).max(MIN_PART_LEN);
-    wanted
-        .max(file_len.div_ceil(MAX_PARTS))
-        .next_multiple_of(PART_QUANTUM)
+    wanted.max(file_len.div_ceil(MAX_PARTS)).next_multiple_of(PART_QUANTUM)
 }
 
 fn exists(name: &str) -> IoError {
@@ -389,12 +331,7 @@ pub fn unfinished_uploads(
     abort: bool,
 ) -> Result<Vec<String>, IoError> {
     let name = location.to_string();
-    let RemoteKind::Object {
-        store: StoreKind::S3,
-        key,
-        ..
-    } = &location.kind
-    else {
+    let RemoteKind::Object { store: StoreKind::S3, key, .. } = &location.kind else {
         return Ok(Vec::new());
     };
     block_on(async {
@@ -420,18 +357,11 @@ async fn list_uploads(
     let name = signed.name();
     let doing = "list unfinished uploads of";
     let sign = SignedUrlOptions::new().with_query([("uploads", ""), ("prefix", key)]);
-    let url = signed
-        .store
-        .signed_url_opts(Method::GET, &Path::default(), SIGNED_FOR, &sign)
-        .await;
+    let url = signed.store.signed_url_opts(Method::GET, &Path::default(), SIGNED_FOR, &sign).await;
     let url = url.map_err(failed(name, doing))?;
     let network =
         |error: reqwest::Error| IoError::io(name, doing)(io::Error::other(error.without_url()));
-    let response = http_client(options, name)?
-        .get(url)
-        .send()
-        .await
-        .map_err(network)?;
+    let response = http_client(options, name)?.get(url).send().await.map_err(network)?;
     if !response.status().is_success() {
         let why = format!("the server answered {}", response.status());
         return Err(IoError::io(name, doing)(io::Error::other(why)));

@@ -24,10 +24,7 @@ impl<P: BufferPool> RecordingPool<P> {
     /// Counts what `inner` lends from now on.
     #[must_use]
     pub fn new(inner: P) -> Self {
-        Self {
-            inner,
-            counts: Arc::default(),
-        }
+        Self { inner, counts: Arc::default() }
     }
 
     /// Buffers that are out now.
@@ -69,10 +66,7 @@ impl<P: BufferPool> BufferPool for RecordingPool<P> {
             counts.out.fetch_sub(1, Ordering::SeqCst);
             drop(memory);
         };
-        Some(PooledBuffer::new(
-            Box::new(Lent(buffer)),
-            Arc::new(give_back),
-        ))
+        Some(PooledBuffer::new(Box::new(Lent(buffer)), Arc::new(give_back)))
     }
 
     fn close(&self) {

@@ -19,9 +19,7 @@ impl MemoryFile {
     /// A file of these bytes, called `memory` in messages.
     #[must_use]
     pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
-        Self {
-            bytes: bytes.into(),
-        }
+        Self { bytes: bytes.into() }
     }
 }
 
@@ -31,9 +29,7 @@ impl RangeRead for MemoryFile {
     }
 
     fn read_into(&self, offset: u64, buffers: &mut [IoSliceMut<'_>]) -> Result<(), IoError> {
-        let from = usize::try_from(offset)
-            .ok()
-            .and_then(|at| self.bytes.get(at..));
+        let from = usize::try_from(offset).ok().and_then(|at| self.bytes.get(at..));
         let mut rest = from.unwrap_or_default();
         for buffer in buffers {
             let Some((head, tail)) = rest.split_at_checked(buffer.len()) else {
@@ -96,11 +92,8 @@ impl RecordingSource {
     #[must_use]
     pub fn new(inner: impl RangeRead + 'static) -> (Self, ReadLog) {
         let log = ReadLog::default();
-        let source = Self {
-            inner: Box::new(inner),
-            log: log.clone(),
-            in_flight: AtomicUsize::new(0),
-        };
+        let source =
+            Self { inner: Box::new(inner), log: log.clone(), in_flight: AtomicUsize::new(0) };
         (source, log)
     }
 }

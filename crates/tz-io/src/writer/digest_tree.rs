@@ -17,11 +17,7 @@ pub(crate) struct DigestTree {
 impl DigestTree {
     pub(crate) fn new(len: u64, piece_len: u64) -> Self {
         let pieces = usize::try_from(len.div_ceil(piece_len)).unwrap_or(0);
-        Self {
-            piece_len,
-            values: vec![None; pieces.max(1)],
-            root: None,
-        }
+        Self { piece_len, values: vec![None; pieces.max(1)], root: None }
     }
 
     /// What `add` takes: the value of the piece at `offset` of a tensor of `len` bytes.
@@ -74,12 +70,8 @@ mod tests {
 
     #[test]
     fn pieces_in_any_order_give_the_digest_of_the_whole() {
-        let data: Vec<u8> = (0..40_000_u32)
-            .map(|i| u8::try_from(i % 251).unwrap())
-            .collect();
-        for len in [
-            0, 1, 1024, 4096, 4097, 8191, 8192, 8193, 12_288, 20_481, 40_000,
-        ] {
+        let data: Vec<u8> = (0..40_000_u32).map(|i| u8::try_from(i % 251).unwrap()).collect();
+        for len in [0, 1, 1024, 4096, 4097, 8191, 8192, 8193, 12_288, 20_481, 40_000] {
             let data = &data[..len];
             let mut tree = DigestTree::new(len as u64, 4096);
             let mut pieces: Vec<_> = data.chunks(4096).enumerate().collect();
@@ -91,11 +83,7 @@ mod tests {
                 let value = DigestTree::hash(len as u64, i as u64 * 4096, piece);
                 tree.add(i as u64 * 4096, value);
             }
-            assert_eq!(
-                tree.finish(len as u64),
-                Some(*blake3::hash(data).as_bytes()),
-                "{len}"
-            );
+            assert_eq!(tree.finish(len as u64), Some(*blake3::hash(data).as_bytes()), "{len}");
         }
     }
 

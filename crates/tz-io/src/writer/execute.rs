@@ -54,25 +54,19 @@ pub(crate) fn run(
         name,
         piece_len: jobs.piece_len,
         progress: (0..tensors).map(|_| Mutex::new(None)).collect(),
-        digests: options
-            .blake3
-            .then(|| (0..tensors).map(|_| Mutex::new([0; 32])).collect()),
+        digests: options.blake3.then(|| (0..tensors).map(|_| Mutex::new([0; 32])).collect()),
         read: Counter::default(),
         hash: Counter::default(),
         write: Counter::default(),
     };
-    workers::for_each(
-        jobs.list.len(),
-        jobs.workers,
-        &options.cancel,
-        Vec::new,
-        |buffer, i| match jobs.list.get(i) {
+    workers::for_each(jobs.list.len(), jobs.workers, &options.cancel, Vec::new, |buffer, i| {
+        match jobs.list.get(i) {
             Some(Job::Run(tensors)) => run.small_tensors(tensors.clone(), buffer),
             Some(Job::Piece { tensor, data }) => run.piece(*tensor, data.clone(), buffer),
             Some(Job::Whole { tensor }) => run.whole(*tensor, buffer),
             None => Ok(()),
-        },
-    )?;
+        }
+    })?;
     run.front()?;
     Ok(WriteStats {
         file_bytes: layout.file_len(),
@@ -109,10 +103,7 @@ impl Run<'_> {
         for tensor in tensors.clone() {
             let entry = self.entry(tensor)?;
             let header_at = image.len();
-            image.resize(
-                header_at + size(entry.header_len()) + size(entry.data_len),
-                0,
-            );
+            image.resize(header_at + size(entry.header_len()) + size(entry.data_len), 0);
             let (_, tail) = image.split_at_mut(header_at);
             let (header, data) = tail.split_at_mut(size(entry.header_len()));
             if entry.data_len > 0 {
@@ -120,10 +111,7 @@ impl Run<'_> {
             }
             let (hashes, digest) = self.hash.time(|| -> Result<_, IoError> {
                 let pieces = [(0, data.len() as u64, crc32fast::hash(data))];
-                let digest = self
-                    .digests
-                    .as_ref()
-                    .map(|_| *blake3::hash(data).as_bytes());
+                let digest = self.digests.as_ref().map(|_| *blake3::hash(data).as_bytes());
                 Ok((self.hashes(tensor, &pieces, Some(data))?, digest))
             })?;
             header.copy_from_slice(&self.header(tensor, &hashes)?);
@@ -148,8 +136,7 @@ impl Run<'_> {
         let entry = self.entry(tensor)?;
         buffer.resize(size(data.end - data.start), 0);
         self.fill(tensor, entry, data.start, buffer)?;
-        self.write
-            .time(|| self.output.data(entry.data_offset + data.start, buffer))?;
+        self.write.time(|| self.output.data(entry.data_offset + data.start, buffer))?;
         self.options.progress.add(buffer.len() as u64);
         let crc = self.hash.time(|| crc32fast::hash(buffer));
         let finished = self.note_piece(tensor, entry, data.start, buffer, crc)?;
@@ -170,8 +157,7 @@ impl Run<'_> {
             self.options.cancel.check()?;
             buffer.resize(size((entry.data_len - offset).min(self.piece_len)), 0);
             self.fill(tensor, entry, offset, buffer)?;
-            self.write
-                .time(|| self.output.data(entry.data_offset + offset, buffer))?;
+            self.write.time(|| self.output.data(entry.data_offset + offset, buffer))?;
             self.options.progress.add(buffer.len() as u64);
             let crc = self.hash.time(|| {
                 sha256.update(&*buffer);
@@ -195,13 +181,8 @@ impl Run<'_> {
         offset: u64,
         buf: &mut [u8],
     ) -> Result<(), IoError> {
-        let failed = |source| IoError::Tensor {
-            tensor: entry.path.to_string(),
-            source,
-        };
-        self.read
-            .time(|| self.source.read_at(tensor, offset, buf))
-            .map_err(failed)
+        let failed = |source| IoError::Tensor { tensor: entry.path.to_string(), source };
+        self.read.time(|| self.source.read_at(tensor, offset, buf)).map_err(failed)
     }
 
     /// Adds a finished piece of a large tensor; gives its progress back once it is whole.
@@ -216,19 +197,13 @@ impl Run<'_> {
         let start = || Progress {
             pieces: Vec::new(),
             left: entry.data_len,
-            tree: self
-                .digests
-                .as_ref()
-                .map(|_| DigestTree::new(entry.data_len, self.piece_len)),
+            tree: self.digests.as_ref().map(|_| DigestTree::new(entry.data_len, self.piece_len)),
         };
         let Some(slot) = self.progress.get(tensor) else {
             return Ok(None);
         };
         // Hashed outside the lock, so that the workers on one tensor do not wait for each other.
-        let hash = || {
-            self.hash
-                .time(|| DigestTree::hash(entry.data_len, offset, data))
-        };
+        let hash = || self.hash.time(|| DigestTree::hash(entry.data_len, offset, data));
         let value = self.digests.as_ref().map(|_| hash());
         let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
         let progress = slot.get_or_insert_with(start);
@@ -237,11 +212,7 @@ impl Run<'_> {
         if let (Some(tree), Some(value)) = (&mut progress.tree, value) {
             tree.add(offset, value);
         }
-        Ok(if progress.left == 0 {
-            slot.take()
-        } else {
-            None
-        })
+        Ok(if progress.left == 0 { slot.take() } else { None })
     }
 
     fn finish_large(
@@ -261,14 +232,10 @@ impl Run<'_> {
         }
         self.note_digest(
             tensor,
-            progress
-                .tree
-                .as_ref()
-                .and_then(|tree| tree.finish(entry.data_len)),
+            progress.tree.as_ref().and_then(|tree| tree.finish(entry.data_len)),
         );
         let header = self.header(tensor, &hashes)?;
-        self.write
-            .time(|| self.output.frame(entry.header_offset, &header))
+        self.write.time(|| self.output.frame(entry.header_offset, &header))
     }
 
     /// The planned hashes of a tensor: CRC-32 from its pieces, SHA-256 from `data` where that is at hand.
@@ -296,10 +263,7 @@ impl Run<'_> {
                 }
                 HashKind::Sha256 => {
                     let digest = data.map(|data| {
-                        Sha256::new()
-                            .chain_update(&hashed)
-                            .chain_update(data)
-                            .finalize()
+                        Sha256::new().chain_update(&hashed).chain_update(data).finalize()
                     });
                     TensorHash::Sha256(digest.map_or([0; 32], Into::into))
                 }
@@ -312,9 +276,7 @@ impl Run<'_> {
         let bytes = self.header(tensor, &self.layout.zero_hashes())?;
         let flags = self.layout.header().flags;
         let header = TensorHeader::decode(&bytes, self.entry(tensor)?, flags);
-        Ok(header
-            .map_err(IoError::format(self.name))?
-            .hashed_bytes(&bytes))
+        Ok(header.map_err(IoError::format(self.name))?.hashed_bytes(&bytes))
     }
 
     fn header(&self, tensor: usize, hashes: &[TensorHash]) -> Result<Vec<u8>, IoError> {
@@ -325,10 +287,9 @@ impl Run<'_> {
     }
 
     fn note_digest(&self, tensor: usize, digest: Option<[u8; 32]>) {
-        if let (Some(slot), Some(digest)) = (
-            self.digests.as_ref().and_then(|slots| slots.get(tensor)),
-            digest,
-        ) {
+        if let (Some(slot), Some(digest)) =
+            (self.digests.as_ref().and_then(|slots| slots.get(tensor)), digest)
+        {
             *slot.lock().unwrap_or_else(PoisonError::into_inner) = digest;
         }
     }
@@ -341,10 +302,7 @@ impl Run<'_> {
                 |slot: &Mutex<[u8; 32]>| *slot.lock().unwrap_or_else(PoisonError::into_inner);
             extension.blake3 = Some(digests.iter().map(digest).collect());
         }
-        let front = self
-            .layout
-            .encode_front(&extension)
-            .map_err(IoError::format(self.name))?;
+        let front = self.layout.encode_front(&extension).map_err(IoError::format(self.name))?;
         self.write.time(|| {
             self.output.frame(self.layout.file_len() - 8, &[0; 8])?;
             self.output.frame(0, &front)

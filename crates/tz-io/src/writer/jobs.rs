@@ -38,9 +38,7 @@ pub(crate) fn plan(
     location: &str,
 ) -> Result<Jobs, IoError> {
     let per_worker = |workers: usize| limit / workers as u64;
-    let workers = (1..=workers)
-        .rev()
-        .find(|&workers| per_worker(workers) >= 2 * MIN_PIECE);
+    let workers = (1..=workers).rev().find(|&workers| per_worker(workers) >= 2 * MIN_PIECE);
     let Some(workers) = workers else {
         return Err(IoError::MemoryLimit {
             location: location.to_owned(),
@@ -73,11 +71,7 @@ pub(crate) fn plan(
             }
         }
     }
-    Ok(Jobs {
-        list,
-        piece_len,
-        workers,
-    })
+    Ok(Jobs { list, piece_len, workers })
 }
 
 fn pieces(tensor: usize, data_len: u64, piece_len: u64, in_order: bool) -> Vec<Job> {
@@ -86,9 +80,6 @@ fn pieces(tensor: usize, data_len: u64, piece_len: u64, in_order: bool) -> Vec<J
     }
     let starts = (0..data_len.div_ceil(piece_len)).map(|i| i * piece_len);
     starts
-        .map(|start| Job::Piece {
-            tensor,
-            data: start..data_len.min(start + piece_len),
-        })
+        .map(|start| Job::Piece { tensor, data: start..data_len.min(start + piece_len) })
         .collect()
 }

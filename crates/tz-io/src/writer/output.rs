@@ -38,13 +38,9 @@ pub(crate) struct LocalOutput {
 
 impl LocalOutput {
     pub(crate) fn create(path: &Path, name: &str, len: u64) -> Result<Self, IoError> {
-        let file_name = path
-            .file_name()
-            .map(|name| name.to_string_lossy().into_owned());
+        let file_name = path.file_name().map(|name| name.to_string_lossy().into_owned());
         let Some(file_name) = file_name.filter(|_| !path.is_dir()) else {
-            return Err(IoError::io(name, "create")(
-                io::ErrorKind::IsADirectory.into(),
-            ));
+            return Err(IoError::io(name, "create")(io::ErrorKind::IsADirectory.into()));
         };
         let file = tempfile::Builder::new()
             .prefix(&format!(".{file_name}."))
@@ -53,23 +49,14 @@ impl LocalOutput {
             .permissions(std::fs::Permissions::from_mode(0o666))
             .tempfile_in(folder(path));
         let file = file.map_err(IoError::io(name, "create a temporary file beside"))?;
-        file.as_file()
-            .set_len(len)
-            .map_err(IoError::io(name, "set the length of"))?;
-        Ok(Self {
-            file,
-            path: path.to_owned(),
-            name: name.to_owned(),
-        })
+        file.as_file().set_len(len).map_err(IoError::io(name, "set the length of"))?;
+        Ok(Self { file, path: path.to_owned(), name: name.to_owned() })
     }
 
     /// Makes the file durable, then visible.
     pub(crate) fn finish(self, fsync: bool, create_only: bool) -> Result<(), IoError> {
         if fsync {
-            self.file
-                .as_file()
-                .sync_all()
-                .map_err(IoError::io(&self.name, "sync"))?;
+            self.file.as_file().sync_all().map_err(IoError::io(&self.name, "sync"))?;
         }
         let persisted = if create_only {
             self.file.persist_noclobber(&self.path)
@@ -90,17 +77,12 @@ impl LocalOutput {
 }
 
 fn folder(path: &Path) -> &Path {
-    path.parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-        .unwrap_or(Path::new("."))
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 impl Output for LocalOutput {
     fn data(&self, offset: u64, bytes: &[u8]) -> Result<(), IoError> {
-        self.file
-            .as_file()
-            .write_all_at(bytes, offset)
-            .map_err(IoError::io(&self.name, "write"))
+        self.file.as_file().write_all_at(bytes, offset).map_err(IoError::io(&self.name, "write"))
     }
 }
 
@@ -116,10 +98,7 @@ impl Output for StreamOutput {
     }
 
     fn frame(&self, offset: u64, bytes: &[u8]) -> Result<(), IoError> {
-        self.frames
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push((offset, bytes.to_vec()));
+        self.frames.lock().unwrap_or_else(PoisonError::into_inner).push((offset, bytes.to_vec()));
         Ok(())
     }
 
@@ -138,10 +117,7 @@ impl StreamOutput {
         name: &str,
         options: &WriteOptions,
     ) -> Result<(), IoError> {
-        let mut frames = self
-            .frames
-            .into_inner()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut frames = self.frames.into_inner().unwrap_or_else(PoisonError::into_inner);
         frames.sort_unstable_by_key(|(offset, _)| *offset);
         let mut buffer = vec![0; 1 << 20];
         let mut frames = frames.into_iter();
@@ -164,10 +140,7 @@ impl StreamOutput {
                     .unwrap_or_default();
                 source
                     .read_at(tensor, offset, piece)
-                    .map_err(|source| IoError::Tensor {
-                        tensor: entry.path.to_string(),
-                        source,
-                    })?;
+                    .map_err(|source| IoError::Tensor { tensor: entry.path.to_string(), source })?;
                 write(piece)?;
                 options.progress.add(step);
                 offset += step;
