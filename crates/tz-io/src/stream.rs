@@ -38,6 +38,13 @@ impl Piece {
             .filter(|part| part.kind == PartKind::Data)
             .map(move |part| (part, bytes(part)))
     }
+
+    /// The buffer itself and its parts, headers included: for consumers that change the bytes, or keep them until a
+    /// device has copied them.
+    #[must_use]
+    pub fn into_parts(self) -> (PooledBuffer, Vec<Part>) {
+        (self.buffer, self.parts)
+    }
 }
 
 /// Takes pieces as they arrive: several threads call at once, in no fixed order.
