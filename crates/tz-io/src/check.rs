@@ -3,12 +3,15 @@
 //! A CRC-32 of a whole follows from the CRC-32s of its parts, so every reader hashes the bytes that it has just
 //! read, while they are in its cache. SHA-256 has no such law: it is computed in one go where it is the only hash.
 
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
+use tz_crypto::TensorOpener;
 use tz_format::{Flags, FormatError, TensorEntry, TensorHash, TensorHeader};
 
-use crate::error::Corruption;
+use crate::error::{Corruption, IoError};
+use crate::options::Cancel;
 
 /// What the checks of one tensor need of its header.
 #[derive(Debug)]
@@ -16,6 +19,8 @@ pub(crate) struct HeaderFacts {
     pub(crate) header: TensorHeader,
     /// The header's bytes as hashes cover them.
     pub(crate) hashed: Vec<u8>,
+    /// Decrypts the data, in an encrypted file that was unlocked.
+    pub(crate) opener: Option<TensorOpener>,
 }
 
 impl HeaderFacts {
@@ -26,7 +31,7 @@ impl HeaderFacts {
     ) -> Result<Self, FormatError> {
         let header = TensorHeader::decode(bytes, entry, flags)?;
         let hashed = header.hashed_bytes(bytes);
-        Ok(Self { header, hashed })
+        Ok(Self { header, hashed, opener: None })
     }
 
     fn crc32(&self) -> Option<u32> {
@@ -60,7 +65,13 @@ impl HeaderFacts {
 #[derive(Debug)]
 pub(crate) struct Checks {
     slots: Vec<Slot>,
+    /// Signalled when a header arrives; set when one may never arrive.
+    aborted: Mutex<bool>,
+    arrived: Condvar,
 }
+
+/// How often a reader that waits for a header looks whether the work was cancelled.
+const CANCEL_POLL: Duration = Duration::from_millis(50);
 
 #[derive(Debug, Default)]
 struct Slot {
@@ -71,7 +82,11 @@ struct Slot {
 
 impl Checks {
     pub(crate) fn new(tensors: usize) -> Self {
-        Self { slots: (0..tensors).map(|_| Slot::default()).collect() }
+        Self {
+            slots: (0..tensors).map(|_| Slot::default()).collect(),
+            aborted: Mutex::new(false),
+            arrived: Condvar::new(),
+        }
     }
 
     /// Notes the header of the tensor in `slot`.
@@ -79,6 +94,30 @@ impl Checks {
         if let Some(slot) = self.slots.get(slot) {
             // A plan holds every header once.
             let _ = slot.facts.set(facts);
+            drop(self.aborted.lock());
+            self.arrived.notify_all();
+        }
+    }
+
+    /// Wakes readers that wait for a header: the work has failed.
+    pub(crate) fn abort(&self) {
+        *self.aborted.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.arrived.notify_all();
+    }
+
+    /// Waits for the header of the tensor in `slot`. Pieces are claimed in file order, so another reader has it in
+    /// hand or it is here.
+    pub(crate) fn wait(&self, slot: usize, cancel: &Cancel) -> Result<&HeaderFacts, IoError> {
+        let mut aborted = self.aborted.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(facts) = self.facts(slot) {
+                return Ok(facts);
+            }
+            if *aborted || cancel.is_cancelled() || slot >= self.slots.len() {
+                return Err(IoError::Cancelled);
+            }
+            let waited = self.arrived.wait_timeout(aborted, CANCEL_POLL);
+            aborted = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 

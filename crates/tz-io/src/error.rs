@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 
 use thiserror::Error;
+use tz_crypto::CryptoError;
 use tz_format::{FormatError, Malformed};
 
 /// Why a file could not be read or written.
@@ -41,6 +42,16 @@ pub enum IoError {
     KeyMissing {
         /// File or URI.
         location: String,
+    },
+    /// A key is wrong, or encrypted data does not authenticate.
+    #[error("{location}: {}{source}", .tensor.as_ref().map_or(String::new(), |name| format!("tensor {name:?}: ")))]
+    Crypto {
+        /// File or URI.
+        location: String,
+        /// Name of the tensor, where the front itself is not at fault.
+        tensor: Option<String>,
+        /// What the cipher says.
+        source: CryptoError,
     },
     /// A tensor was asked for that the file does not have.
     #[error("{location}: no tensor matches {pattern:?}")]
@@ -98,6 +109,10 @@ impl IoError {
     pub(crate) fn format(location: &str) -> impl FnOnce(FormatError) -> Self {
         let location = location.to_owned();
         move |source| Self::Format { location, source }
+    }
+
+    pub(crate) fn crypto(location: &str, tensor: Option<String>, source: CryptoError) -> Self {
+        Self::Crypto { location: location.to_owned(), tensor, source }
     }
 
     pub(crate) fn malformed(location: &str, malformed: Malformed) -> Self {

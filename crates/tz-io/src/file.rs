@@ -2,14 +2,16 @@
 
 use std::io::IoSliceMut;
 
-use tz_format::{
-    Fault, Front, FrontDecoder, Limits, Malformed, Profile, Step, TensorEntry, TensorHeader,
-};
+use tz_crypto::{CryptoError, FileOpener, TensorOpener};
+use tz_format::{Front, Limits, Profile, TensorEntry, TensorHeader};
 
 use crate::buffer::BufferPool;
 use crate::check::HeaderFacts;
+use crate::decrypt;
 use crate::error::{Corruption, IoError};
-use crate::host::{self, HostTensor, HostTensors};
+use crate::front;
+use crate::host::{HostTensor, HostTensors};
+use crate::load;
 use crate::location::Location;
 use crate::memory::SharedBytes;
 use crate::options::{OpenOptions, ReadOptions};
@@ -20,14 +22,13 @@ use crate::source::RangeRead;
 use crate::stats::ReadStats;
 use crate::stream::{self, Consumer};
 
-/// First read of a file: the front of models of up to some thousand tensors in one go.
-const FIRST_READ: u64 = 512 << 10;
-
 /// A `.tensors` file whose front has been read and checked. Data is read on request only.
 #[derive(Debug)]
 pub struct TensorFile {
     source: Box<dyn RangeRead>,
     front: Front,
+    /// What the caller's secrets give, in an encrypted file.
+    unlocked: Option<FileOpener>,
 }
 
 impl TensorFile {
@@ -39,12 +40,12 @@ impl TensorFile {
         Self::from_source(location.open(&RemoteOptions::default())?, limits)
     }
 
-    /// Opens the file at `location` with credentials, certificates and limits of the caller's.
+    /// Opens the file at `location` with keys, credentials, certificates and limits of the caller's.
     ///
     /// # Errors
-    /// As [`Self::open`].
+    /// As [`Self::open`], and as [`Self::from_source_with`].
     pub fn open_with(location: &Location, options: &OpenOptions) -> Result<Self, IoError> {
-        Self::from_source(location.open(&options.remote)?, &options.limits)
+        Self::from_source_with(location.open(&options.remote)?, options)
     }
 
     /// Opens a file over a transport of the caller's.
@@ -52,8 +53,33 @@ impl TensorFile {
     /// # Errors
     /// As [`Self::open`].
     pub fn from_source(source: Box<dyn RangeRead>, limits: &Limits) -> Result<Self, IoError> {
-        let front = read_front(&*source, limits)?;
-        Ok(Self { source, front })
+        let (front, _) = front::read(&*source, limits)?;
+        Ok(Self { source, front, unlocked: None })
+    }
+
+    /// Opens a file over a transport of the caller's and unlocks it. The front of a sealed file is trusted only after
+    /// its MAC was checked. A file that is not encrypted is refused where secrets are given: it is not the one that
+    /// the caller takes it for. Without secrets an encrypted file opens too, for what its front tells.
+    ///
+    /// # Errors
+    /// As [`Self::open`], and [`IoError::Crypto`].
+    pub fn from_source_with(
+        source: Box<dyn RangeRead>,
+        options: &OpenOptions,
+    ) -> Result<Self, IoError> {
+        let (front, bytes) = front::read(&*source, &options.limits)?;
+        let mut file = Self { source, front, unlocked: None };
+        if !options.secrets.is_empty() {
+            let crypto = |error| IoError::crypto(file.location(), None, error);
+            let opener =
+                FileOpener::new(&file.front, &bytes, &options.secrets, &options.kdf_limits)
+                    .map_err(crypto)?;
+            if let Some(len) = file.source.len() {
+                opener.check_file_len(len).map_err(crypto)?;
+            }
+            file.unlocked = Some(opener);
+        }
+        Ok(file)
     }
 
     /// Opens a file that may be something else; gives the source back where it is.
@@ -61,8 +87,8 @@ impl TensorFile {
         source: Box<dyn RangeRead>,
         limits: &Limits,
     ) -> Result<Self, Box<dyn RangeRead>> {
-        match read_front(&*source, limits) {
-            Ok(front) => Ok(Self { source, front }),
+        match front::read(&*source, limits) {
+            Ok((front, _)) => Ok(Self { source, front, unlocked: None }),
             Err(_) => Err(source),
         }
     }
@@ -130,9 +156,8 @@ impl TensorFile {
         selection: &Selection,
         options: &ReadOptions,
     ) -> Result<HostTensors, IoError> {
-        self.require_plain()?;
-        let plan_options = PlanOptions { headers: options.verify, ..PlanOptions::local() };
-        host::load(self, &self.plan(selection, &plan_options)?, options)
+        let plan_options = self.plan_options(options.verify)?;
+        load::load(self, &self.plan(selection, &plan_options)?, options)
     }
 
     /// Loads one tensor.
@@ -140,15 +165,14 @@ impl TensorFile {
     /// # Errors
     /// [`IoError::NoSuchTensor`], and as [`Self::load`].
     pub fn load_one(&self, name: &str, options: &ReadOptions) -> Result<HostTensor, IoError> {
-        self.require_plain()?;
         let missing = || IoError::NoSuchTensor {
             location: self.location().to_owned(),
             pattern: name.to_owned(),
         };
         let tensor = self.position(name).ok_or_else(missing)?;
-        let plan_options = PlanOptions { headers: options.verify, ..PlanOptions::local() };
+        let plan_options = self.plan_options(options.verify)?;
         let plan = LoadPlan::new(self.entries(), vec![tensor], &plan_options);
-        host::load(self, &plan, options)?.iter().next().cloned().ok_or_else(missing)
+        load::load(self, &plan, options)?.iter().next().cloned().ok_or_else(missing)
     }
 
     /// Maps a local file: tensors without a copy, read from disk as they are touched, hashes unchecked. Meta tensors
@@ -157,7 +181,6 @@ impl TensorFile {
     /// # Errors
     /// [`IoError::Unsupported`] where the file is encrypted or not local.
     pub fn map(&self) -> Result<HostTensors, IoError> {
-        self.require_plain()?;
         let unsupported = |why| IoError::Unsupported { location: self.location().to_owned(), why };
         let file = self
             .source
@@ -189,9 +212,8 @@ impl TensorFile {
         pool: &dyn BufferPool,
         consumer: &dyn Consumer,
     ) -> Result<ReadStats, IoError> {
-        self.require_plain()?;
-        let plan_options = PlanOptions { headers: options.verify, ..self.source.plan_options() };
-        let plan_options = plan_options.staged(pool.buffer_len());
+        let staged = self.source.plan_options().staged(pool.buffer_len());
+        let plan_options = self.align(PlanOptions { headers: options.verify, ..staged })?;
         stream::run(self, &self.plan(selection, &plan_options)?, options, pool, consumer)
     }
 
@@ -205,7 +227,7 @@ impl TensorFile {
         algorithm: Algorithm,
         options: &ReadOptions,
     ) -> Result<Vec<(usize, String)>, IoError> {
-        self.require_plain()?;
+        self.require_unlocked()?;
         let tensors = selection.select(self.entries(), self.location())?;
         let digests = scan::scan(self, &tensors, options, |_, _| algorithm.digester())?;
         Ok(tensors.into_iter().zip(digests.into_iter().map(Digester::to_hex)).collect())
@@ -220,7 +242,7 @@ impl TensorFile {
         selection: &Selection,
         options: &ReadOptions,
     ) -> Result<Vec<Corruption>, IoError> {
-        self.require_plain()?;
+        self.require_unlocked()?;
         let tensors = selection.select(self.entries(), self.location())?;
         scan::verify(self, &tensors, options)
     }
@@ -250,15 +272,53 @@ impl TensorFile {
             pattern: tensor.to_string(),
         };
         let entry = self.entries().get(tensor).ok_or_else(none)?;
-        HeaderFacts::read(bytes, entry, self.front.header.flags)
-            .map_err(IoError::format(self.location()))
+        let mut facts = HeaderFacts::read(bytes, entry, self.front.header.flags)
+            .map_err(IoError::format(self.location()))?;
+        if let Some(unlocked) = &self.unlocked {
+            let opener = unlocked.tensor(tensor, entry, &facts.header, bytes);
+            facts.opener = Some(opener.map_err(|error| self.crypto(tensor, error))?);
+        }
+        Ok(facts)
     }
 
-    pub(crate) fn require_plain(&self) -> Result<(), IoError> {
-        if self.is_encrypted() {
+    /// Cuts that suit the source and, in an encrypted file, the cipher.
+    fn plan_options(&self, headers: bool) -> Result<PlanOptions, IoError> {
+        self.align(PlanOptions { headers, ..self.source.plan_options() })
+    }
+
+    /// Aligns cuts with the chunks of an encrypted file, by its first tensor with data. That header is nearly always
+    /// among the bytes read first. A stream cannot look ahead, but its one reader needs no help: what is not aligned
+    /// is refused there.
+    fn align(&self, options: PlanOptions) -> Result<PlanOptions, IoError> {
+        if !self.is_encrypted() {
+            return Ok(options);
+        }
+        self.require_unlocked()?;
+        let options = PlanOptions { headers: true, ..options };
+        let first = self.entries().iter().position(|entry| entry.data_len > 0);
+        let chunk_size = match first {
+            Some(first) if self.source.max_readers() > 1 => {
+                self.read_facts(first)?.opener.as_ref().map(TensorOpener::chunk_size)
+            }
+            // What the reference and this crate write.
+            _ => Some(tz_crypto::DEFAULT_COMPAT_CHUNK_SIZE),
+        };
+        Ok(decrypt::align_pieces(options, chunk_size))
+    }
+
+    /// # Errors
+    /// [`IoError::KeyMissing`] where the file is encrypted and was opened without secrets.
+    pub(crate) fn require_unlocked(&self) -> Result<(), IoError> {
+        if self.is_encrypted() && self.unlocked.is_none() {
             return Err(IoError::KeyMissing { location: self.location().to_owned() });
         }
         Ok(())
+    }
+
+    /// Adds where to what a cipher says of a tensor.
+    pub(crate) fn crypto(&self, tensor: usize, error: CryptoError) -> IoError {
+        let name = self.entries().get(tensor).map(|entry| entry.path.to_string());
+        IoError::crypto(self.location(), name, error)
     }
 
     pub(crate) fn corrupt(&self, mut failures: Vec<Corruption>) -> Result<(), IoError> {
@@ -268,42 +328,4 @@ impl TensorFile {
         failures.sort_by_key(|failure| failure.data_offset);
         Err(IoError::Corrupt { location: self.location().to_owned(), failures })
     }
-}
-
-/// Reads and checks everything that stands before the first tensor.
-fn read_front(source: &dyn RangeRead, limits: &Limits) -> Result<Front, IoError> {
-    let decoder = FrontDecoder::new(limits.clone());
-    let mut prefix = Vec::new();
-    let front = loop {
-        let need = match decoder.step(&prefix).map_err(IoError::format(source.location()))? {
-            Step::Done(front) => break front,
-            Step::Need(range) => range.end,
-        };
-        read_prefix(source, &mut prefix, need)?;
-    };
-    if let Some(len) = source.len() {
-        front.check_file_len(len).map_err(IoError::format(source.location()))?;
-    }
-    Ok(front)
-}
-
-/// Grows `prefix` towards `need` bytes.
-fn read_prefix(source: &dyn RangeRead, prefix: &mut Vec<u8>, need: u64) -> Result<(), IoError> {
-    let have = prefix.len() as u64;
-    let want = match source.len() {
-        Some(len) if have == len => {
-            let fault = Fault::Truncated;
-            let malformed = Malformed { field: "index", offset: have, tensor: None, fault };
-            return Err(IoError::malformed(source.location(), malformed));
-        }
-        Some(len) => need.max(FIRST_READ).min(len),
-        // A stream must not be read beyond the front, and memory is taken only as fast as bytes prove to be there.
-        None => need.min(have + (have / 2).max(FIRST_READ)),
-    };
-    let too_large = |_| {
-        IoError::io(source.location(), "read the front")(std::io::ErrorKind::OutOfMemory.into())
-    };
-    prefix.resize(usize::try_from(want).map_err(too_large)?, 0);
-    let fresh = usize::try_from(have).ok().and_then(|have| prefix.get_mut(have..));
-    source.read_into(have, &mut [IoSliceMut::new(fresh.unwrap_or_default())])
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use tz_crypto::{KdfLimits, Secret};
 use tz_format::Limits;
 
 use crate::error::IoError;
@@ -22,6 +23,10 @@ pub struct OpenOptions {
     pub limits: Limits,
     /// Servers and credentials.
     pub remote: RemoteOptions,
+    /// Keys and passphrases to unlock an encrypted file with. With any, a file that is not encrypted is refused.
+    pub secrets: Vec<Secret>,
+    /// Bounds on the key derivation that a file may ask for.
+    pub kdf_limits: KdfLimits,
 }
 
 /// How to read.

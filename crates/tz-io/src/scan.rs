@@ -4,9 +4,11 @@ use std::io::IoSliceMut;
 use std::sync::{Mutex, PoisonError};
 
 use sha2::{Digest as _, Sha256};
+use tz_crypto::CryptoError;
 use tz_format::{TensorEntry, TensorHash};
 
 use crate::check::{HeaderFacts, corruption};
+use crate::decrypt;
 use crate::error::{Corruption, IoError};
 use crate::file::TensorFile;
 use crate::options::ReadOptions;
@@ -19,6 +21,9 @@ const SCAN_PIECE: u64 = 1 << 20;
 pub trait Visitor: Send {
     /// The next bytes.
     fn update(&mut self, data: &[u8]);
+
+    /// The same bytes as the file stores them: what encryption made of them.
+    fn stored(&mut self, _data: &[u8]) {}
 }
 
 /// Digest of a tensor's plaintext, as `tz-cli checksum` prints it.
@@ -90,7 +95,7 @@ pub(crate) fn scan<V: Visitor>(
     options: &ReadOptions,
     start: impl Fn(usize, &HeaderFacts) -> V + Sync,
 ) -> Result<Vec<V>, IoError> {
-    walk(file, tensors, options, true, start)
+    walk(file, tensors, options, true, start, |_, error| Err(error))
 }
 
 fn walk<V: Visitor>(
@@ -99,6 +104,7 @@ fn walk<V: Visitor>(
     options: &ReadOptions,
     meta_as_zeros: bool,
     start: impl Fn(usize, &HeaderFacts) -> V + Sync,
+    on_error: impl Fn(&mut V, IoError) -> Result<(), IoError> + Sync,
 ) -> Result<Vec<V>, IoError> {
     let done: Vec<Mutex<Option<V>>> = tensors.iter().map(|_| Mutex::new(None)).collect();
     let threads = options.readers_for(file.source(), tensors.len());
@@ -115,7 +121,17 @@ fn walk<V: Visitor>(
             };
             let facts = file.read_facts(tensor)?;
             let mut visitor = start(tensor, &facts);
-            read_in_order(file, entry, options, meta_as_zeros, buffer, &mut visitor)?;
+            let seen = if file.is_encrypted() && entry.data_len > 0 {
+                let show = |_, stored: &[u8], plain: &[u8]| {
+                    visitor.stored(stored);
+                    visitor.update(plain);
+                    options.progress.add(plain.len() as u64);
+                };
+                decrypt::each_sealed_chunk(file, tensor, &facts, &options.cancel, show)
+            } else {
+                read_in_order(file, entry, options, meta_as_zeros, buffer, &mut visitor)
+            };
+            seen.or_else(|error| on_error(&mut visitor, error))?;
             if let Some(slot) = done.get(i) {
                 *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(visitor);
             }
@@ -148,6 +164,7 @@ fn read_in_order(
         if entry.data_len > 0 {
             file.source().read_into(entry.data_offset + offset, &mut [IoSliceMut::new(piece)])?;
         }
+        visitor.stored(piece);
         visitor.update(piece);
         options.progress.add(step);
         offset += step;
@@ -159,6 +176,8 @@ fn read_in_order(
 struct HashCheck {
     hashes: Vec<(TensorHash, Digester)>,
     blake3: Option<([u8; 32], Box<blake3::Hasher>)>,
+    /// A chunk did not authenticate, so there is no plaintext to hash.
+    tag_differs: bool,
 }
 
 impl Visitor for HashCheck {
@@ -166,6 +185,9 @@ impl Visitor for HashCheck {
         for (_, digester) in &mut self.hashes {
             digester.update(data);
         }
+    }
+
+    fn stored(&mut self, data: &[u8]) {
         if let Some((_, hasher)) = &mut self.blake3 {
             hasher.update(data);
         }
@@ -184,11 +206,14 @@ impl HashCheck {
             (*hash, digester)
         };
         let hashes = facts.header.hashes.iter().map(start).collect();
-        Self { hashes, blake3: digest.map(|digest| (digest, Box::default())) }
+        Self { hashes, blake3: digest.map(|digest| (digest, Box::default())), tag_differs: false }
     }
 
     /// Names of the checks that failed.
     fn failed(self) -> Vec<&'static str> {
+        if self.tag_differs {
+            return vec!["tag"];
+        }
         let mut failed = Vec::new();
         for (stored, digester) in self.hashes {
             if stored.to_hex() != digester.to_hex() {
@@ -215,7 +240,21 @@ pub(crate) fn verify(
     let start = |tensor: usize, facts: &HeaderFacts| {
         HashCheck::new(facts, digests.and_then(|digests| digests.get(tensor)).copied())
     };
-    let checked = walk(file, tensors, options, false, start)?;
+    let on_error = |check: &mut HashCheck, error| match error {
+        IoError::Crypto { source: CryptoError::Open, .. } => {
+            check.tag_differs = true;
+            Ok(())
+        }
+        error => Err(error),
+    };
+    let checked = walk(file, tensors, options, false, start, on_error)?;
+    // A wrong key looks like data that was altered, but everywhere.
+    let with_data =
+        |&&tensor: &&usize| file.entries().get(tensor).is_some_and(|entry| entry.data_len > 0);
+    let wrong = checked.iter().filter(|check| check.tag_differs).count();
+    if wrong > 0 && wrong == tensors.iter().filter(with_data).count() {
+        return Err(IoError::crypto(file.location(), None, CryptoError::Open));
+    }
     let failures = tensors.iter().zip(checked).flat_map(|(&tensor, check)| {
         let entry = file.entries().get(tensor);
         check.failed().into_iter().filter_map(move |check| Some(corruption(entry?, check)))

@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::source::SourceCounters;
+
 /// What a read did. Times are summed over all readers, so they may exceed the wall time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -23,6 +25,18 @@ pub struct ReadStats {
     pub wait: Duration,
     /// Time spent in the consumer.
     pub consume: Duration,
+    /// Requests that were tried again, since the file was opened.
+    pub retries: u64,
+    /// Transfers that were broken off because nothing came, since the file was opened.
+    pub stalls: u64,
+}
+
+impl ReadStats {
+    /// Adds what a remote source counts by itself: its requests are the ones that went out.
+    pub(crate) fn with_source(self, source: SourceCounters) -> Self {
+        let requests = if source.requests > 0 { source.requests } else { self.requests };
+        Self { requests, retries: source.retries, stalls: source.stalls, ..self }
+    }
 }
 
 /// What a write did. Times are summed over all workers.

@@ -8,10 +8,11 @@ use std::io::{self, IoSliceMut};
 
 use crate::buffer::{BufferPool, PooledBuffer};
 use crate::check::{Checks, HeaderFacts, corruption};
+use crate::decrypt;
 use crate::error::IoError;
 use crate::file::TensorFile;
-use crate::host::slots_of;
-use crate::options::ReadOptions;
+use crate::load::slots_of;
+use crate::options::{Cancel, ReadOptions};
 use crate::plan::{LoadPlan, Part, PartKind};
 use crate::stats::{Counter, ReadStats};
 use crate::workers;
@@ -82,7 +83,7 @@ pub(crate) fn run(
     }
     let checks = Checks::new(plan.tensors.len());
     let slots = slots_of(plan, file.entries().len());
-    let [requests, fetch_time, verify_time, wait_time, consume_time] =
+    let [requests, fetch_time, decrypt_time, verify_time, wait_time, consume_time] =
         std::array::from_fn(|_| Counter::default());
     let threads = options.readers_for(file.source(), plan.fetches.len()).min(pool.buffers());
     let work = |(): &mut (), i: usize| {
@@ -94,12 +95,16 @@ pub(crate) fn run(
         requests.add(1);
         fetch_time
             .time(|| file.source().read_into(fetch.range.start, &mut [IoSliceMut::new(bytes)]))?;
-        if options.verify {
-            verify_time.time(|| check(file, fetch.parts.as_slice(), &buffer, &slots, &checks))?;
+        let mut parts = fetch.parts.clone();
+        if file.is_encrypted() {
+            decrypt_time
+                .time(|| open(file, &mut parts, &mut buffer, &slots, &checks, &options.cancel))?;
+        } else if options.verify {
+            verify_time.time(|| check(file, &parts, &buffer, &slots, &checks))?;
         }
         options.progress.add(fetch.range.end - fetch.range.start);
         let tensor = fetch.parts.first().and_then(|part| file.entries().get(part.tensor));
-        let piece = Piece { buffer, parts: fetch.parts.clone() };
+        let piece = Piece { buffer, parts };
         consume_time.time(|| consumer.consume(piece)).map_err(|source| IoError::Tensor {
             tensor: tensor.map_or_else(String::new, |entry| entry.path.to_string()),
             source,
@@ -111,24 +116,33 @@ pub(crate) fn run(
         threads,
         &options.cancel,
         || (),
-        |state, i| work(state, i).inspect_err(|_| pool.close()),
+        |state, i| {
+            work(state, i).inspect_err(|_| {
+                pool.close();
+                checks.abort();
+            })
+        },
     );
     result?;
-    if options.verify {
+    if file.is_encrypted() {
+        irregular(file, plan, &checks, &slots, options, pool, consumer)?;
+    } else if options.verify {
         verify_time.time(|| verdict(file, plan, &checks, options))?;
     }
     let delivered =
         plan.tensors.iter().filter_map(|&i| file.entries().get(i)).map(|entry| entry.data_len);
-    Ok(ReadStats {
+    let stats = ReadStats {
         requests: requests.value(),
         bytes_fetched: plan.fetched_bytes(),
         bytes_delivered: delivered.sum(),
         fetch: fetch_time.duration(),
+        decrypt: decrypt_time.duration(),
         verify: verify_time.duration(),
         wait: wait_time.duration(),
         consume: consume_time.duration(),
         ..ReadStats::default()
-    })
+    };
+    Ok(stats.with_source(file.source().counters()))
 }
 
 /// Notes headers and hashes data of one filled buffer.
@@ -148,6 +162,103 @@ fn check(
             PartKind::Header => checks.header(slot, file.facts(part.tensor, bytes)?),
             PartKind::Data => checks.piece(slot, part.offset, bytes),
         }
+    }
+    Ok(())
+}
+
+/// Decrypts the data of one filled buffer where it is. Parts of irregular tensors are taken out: see [`irregular`].
+fn open(
+    file: &TensorFile,
+    parts: &mut Vec<Part>,
+    buffer: &mut PooledBuffer,
+    slots: &[usize],
+    checks: &Checks,
+    cancel: &Cancel,
+) -> Result<(), IoError> {
+    let mut kept = Vec::with_capacity(parts.len());
+    for part in parts.drain(..) {
+        let slot = slots.get(part.tensor).copied().unwrap_or(usize::MAX);
+        let bytes = buffer.get_mut(part.at..part.at + part.len).unwrap_or_default();
+        if part.kind == PartKind::Header {
+            checks.header(slot, file.facts(part.tensor, bytes)?);
+            continue;
+        }
+        let facts = checks.wait(slot, cancel)?;
+        if decrypt::is_regular(facts, &part) {
+            decrypt::open_part_in_place(facts, &part, bytes)
+                .map_err(|error| file.crypto(part.tensor, error))?;
+            kept.push(part);
+        } else {
+            // Ciphertext is not shown to consumers, not even by accident.
+            bytes.fill(0);
+        }
+    }
+    *parts = kept;
+    Ok(())
+}
+
+/// Shows the parts of tensors whose chunks the plan's cuts split, chunk by chunk.
+fn irregular(
+    file: &TensorFile,
+    plan: &LoadPlan,
+    checks: &Checks,
+    slots: &[usize],
+    options: &ReadOptions,
+    pool: &dyn BufferPool,
+    consumer: &dyn Consumer,
+) -> Result<(), IoError> {
+    let missed = |part: &&Part| {
+        let slot = slots.get(part.tensor).copied().unwrap_or(usize::MAX);
+        let facts = checks.facts(slot);
+        part.kind == PartKind::Data && facts.is_some_and(|facts| !decrypt::is_regular(facts, part))
+    };
+    let mut parts: Vec<&Part> =
+        plan.fetches.iter().flat_map(|fetch| &fetch.parts).filter(missed).collect();
+    parts.sort_by_key(|part| (part.tensor, part.offset));
+    for own in parts.chunk_by(|a, b| a.tensor == b.tensor) {
+        let Some(tensor) = own.first().map(|part| part.tensor) else { continue };
+        let Some(facts) = slots.get(tensor).and_then(|&slot| checks.facts(slot)) else { continue };
+        let mut result = Ok(());
+        decrypt::each_chunk(file, tensor, facts, &options.cancel, |offset, plain| {
+            for part in own {
+                if result.is_ok() {
+                    result = show(file, part, offset, plain, pool, consumer);
+                }
+            }
+        })?;
+        result?;
+    }
+    Ok(())
+}
+
+/// Shows what of a chunk at `offset` lies in `part`.
+fn show(
+    file: &TensorFile,
+    part: &Part,
+    offset: u64,
+    plain: &[u8],
+    pool: &dyn BufferPool,
+    consumer: &dyn Consumer,
+) -> Result<(), IoError> {
+    let from = offset.max(part.offset);
+    let to = (offset + plain.len() as u64).min(part.offset + part.len as u64);
+    let (Ok(start), Ok(end)) =
+        (usize::try_from(from - offset), usize::try_from(to.saturating_sub(offset)))
+    else {
+        return Ok(());
+    };
+    for piece in plain.get(start..end).unwrap_or_default().chunks(pool.buffer_len()) {
+        let mut buffer = pool.acquire().ok_or(IoError::Cancelled)?;
+        if let Some(place) = buffer.get_mut(..piece.len()) {
+            place.copy_from_slice(piece);
+        }
+        let at = piece.as_ptr().addr() - plain.as_ptr().addr();
+        let shown = Part { offset: offset + at as u64, at: 0, len: piece.len(), ..part.clone() };
+        let tensor =
+            || file.entries().get(part.tensor).map_or_else(String::new, |e| e.path.to_string());
+        consumer
+            .consume(Piece { buffer, parts: vec![shown] })
+            .map_err(|source| IoError::Tensor { tensor: tensor(), source })?;
     }
     Ok(())
 }

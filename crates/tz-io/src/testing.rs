@@ -14,6 +14,7 @@
 //! # Ok::<(), tz_io::IoError>(())
 //! ```
 
+mod conformance;
 mod pool;
 mod source;
 
@@ -23,6 +24,7 @@ use tz_format::{LayoutOptions, TensorSpec};
 
 use crate::writer::TensorSource;
 
+pub use conformance::range_read_conformance;
 pub use pool::RecordingPool;
 pub use source::{FaultSource, MemoryFile, ReadLog, Recorded, RecordingSource, SourceFault};
 

@@ -7,12 +7,15 @@ mod digest_tree;
 mod execute;
 mod jobs;
 mod output;
+mod sealing;
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
-use tz_format::{Extension, HashKind, Layout, LayoutOptions, TensorSpec};
+use tz_crypto::FileSealer;
+use tz_format::{CipherPlan, Extension, HashKind, Layout, LayoutOptions, TensorSpec};
 
 use crate::error::IoError;
 use crate::location::Location;
@@ -103,6 +106,9 @@ pub struct WriteOptions {
     /// Wait until the file is on the disk before it gets its name. Default true; without it a power cut soon after
     /// may leave a file with holes under the final name.
     pub fsync: bool,
+    /// Encrypt every tensor. Plaintext hashes are then left out unless [`Self::hashes`] asks for SHA-256, and in the
+    /// sealed profile altogether: they would let anyone confirm a guess at the weights.
+    pub seal: Option<Arc<FileSealer>>,
     /// Refuse to replace what stands at the destination. Default false.
     pub create_only: bool,
     /// Servers and credentials.
@@ -123,6 +129,7 @@ impl Default for WriteOptions {
             workers: None,
             memory_limit: None,
             fsync: true,
+            seal: None,
             create_only: false,
             remote: RemoteOptions::default(),
             cancel: Cancel::default(),
@@ -175,6 +182,12 @@ pub fn plan(
     layout_options.alignment = options.alignment;
     layout_options.hashes = options.hashes.clone();
     layout_options.extension = extension;
+    if let Some(sealer) = &options.seal {
+        sealer.extend(&mut layout_options.extension);
+        layout_options.cipher = Some(sealer.cipher_plan());
+        let sealed = matches!(sealer.cipher_plan(), CipherPlan::Sealed { .. });
+        layout_options.hashes.retain(|&kind| kind == HashKind::Sha256 && !sealed);
+    }
     Layout::plan(specs, layout_options)
 }
 
@@ -231,6 +244,11 @@ fn to_stream(
     name: &str,
     options: &WriteOptions,
 ) -> Result<WriteStats, IoError> {
+    if options.seal.is_some() {
+        // The second reading would be encrypted under the nonces of the first, perhaps from other bytes.
+        let why = "an encrypted file cannot be written to a stream";
+        return Err(IoError::Unsupported { location: name.to_owned(), why });
+    }
     let output = StreamOutput::default();
     let counted = WriteOptions { progress: Progress::default(), ..options.clone() };
     let stats = run(source, layout, &counted, &output, name)?;

@@ -1,9 +1,9 @@
 //! Who we are to S3. Owns [`resolve`]: the order in which keys, endpoint and region are looked up.
 //!
-//! 1. what the caller gives; 2. a file in s3cmd's format that the caller names; 3. `AWS_*` variables; 4. `S3_*`
-//! variables, as vLLM's script reads them; 5. the AWS profile files; 6. `~/.s3cfg`, as the reference reads it;
-//! 7. web identity, ECS or EKS, where their variables are set; 8. the instance's metadata service, where it answers;
-//! 9. anonymous. Explicit keys ask nobody else, so nothing waits for a metadata service that is not there.
+//! In this order: what the caller gives; a file in s3cmd's format that the caller names; `AWS_*` variables; `S3_*`
+//! variables, as vLLM's script reads them; the AWS profile files; `~/.s3cfg`, as the reference reads it; web identity,
+//! ECS or EKS, where their variables are set; the instance's metadata service, where it answers; anonymous. Explicit
+//! keys ask nobody else, so nothing waits for a metadata service that is not there.
 
 use std::env;
 use std::fmt;

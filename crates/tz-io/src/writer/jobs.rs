@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use tz_format::{HashKind, Layout};
+use tz_format::{CipherPlan, HashKind, Layout};
 
 use crate::error::IoError;
 
@@ -38,20 +38,33 @@ pub(crate) fn plan(
     location: &str,
 ) -> Result<Jobs, IoError> {
     let per_worker = |workers: usize| limit / workers as u64;
-    let workers = (1..=workers).rev().find(|&workers| per_worker(workers) >= 2 * MIN_PIECE);
+    let chunk = match layout.options().cipher {
+        Some(
+            CipherPlan::XSalsa20Chunked { chunk_size, .. } | CipherPlan::Sealed { chunk_size },
+        ) => chunk_size,
+        None => 1,
+    };
+    // Encryption takes a second buffer, and never less than a chunk.
+    let copies = if layout.options().cipher.is_some() { 3 } else { 2 };
+    let least = chunk.max(MIN_PIECE);
+    let workers = (1..=workers).rev().find(|&workers| per_worker(workers) >= copies * least);
     let Some(workers) = workers else {
         return Err(IoError::MemoryLimit {
             location: location.to_owned(),
             what: "one piece and its header",
-            needed: 2 * MIN_PIECE,
+            needed: copies * least,
             limit,
         });
     };
     let mut piece_len = MAX_PIECE;
-    while piece_len * 2 > per_worker(workers) {
+    while piece_len * copies > per_worker(workers) {
         piece_len /= 2;
     }
-    let in_order = layout.options().hashes.contains(&HashKind::Sha256);
+    piece_len = (piece_len / chunk).max(1) * chunk;
+    // What cannot be computed from parts: SHA-256, and a digest tree over pieces that are no power of two.
+    let digests = layout.options().extension.blake3.is_some();
+    let in_order = layout.options().hashes.contains(&HashKind::Sha256)
+        || (digests && !piece_len.is_power_of_two());
     let mut list: Vec<Job> = Vec::new();
     let mut run_start = 0;
     for (tensor, entry) in layout.entries().iter().enumerate() {

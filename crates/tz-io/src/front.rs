@@ -1,0 +1,49 @@
+//! Reads the front of a file over whatever source. Owns [`read`], the loop that drives the decoder.
+
+use std::io::IoSliceMut;
+
+use tz_format::{Fault, Front, FrontDecoder, Limits, Malformed, Step};
+
+use crate::error::IoError;
+use crate::source::RangeRead;
+
+/// First read of a file: the front of models of up to some thousand tensors in one go.
+const FIRST_READ: u64 = 512 << 10;
+
+/// Reads and checks everything that stands before the first tensor; gives the bytes too, and possibly more.
+pub(crate) fn read(source: &dyn RangeRead, limits: &Limits) -> Result<(Front, Vec<u8>), IoError> {
+    let decoder = FrontDecoder::new(limits.clone());
+    let mut prefix = Vec::new();
+    let front = loop {
+        let need = match decoder.step(&prefix).map_err(IoError::format(source.location()))? {
+            Step::Done(front) => break front,
+            Step::Need(range) => range.end,
+        };
+        read_prefix(source, &mut prefix, need)?;
+    };
+    if let Some(len) = source.len() {
+        front.check_file_len(len).map_err(IoError::format(source.location()))?;
+    }
+    Ok((front, prefix))
+}
+
+/// Grows `prefix` towards `need` bytes.
+fn read_prefix(source: &dyn RangeRead, prefix: &mut Vec<u8>, need: u64) -> Result<(), IoError> {
+    let have = prefix.len() as u64;
+    let want = match source.len() {
+        Some(len) if have == len => {
+            let fault = Fault::Truncated;
+            let malformed = Malformed { field: "index", offset: have, tensor: None, fault };
+            return Err(IoError::malformed(source.location(), malformed));
+        }
+        Some(len) => need.max(FIRST_READ).min(len),
+        // A stream must not be read beyond the front, and memory is taken only as fast as bytes prove to be there.
+        None => need.min(have + (have / 2).max(FIRST_READ)),
+    };
+    let too_large = |_| {
+        IoError::io(source.location(), "read the front")(std::io::ErrorKind::OutOfMemory.into())
+    };
+    prefix.resize(usize::try_from(want).map_err(too_large)?, 0);
+    let fresh = usize::try_from(have).ok().and_then(|have| prefix.get_mut(have..));
+    source.read_into(have, &mut [IoSliceMut::new(fresh.unwrap_or_default())])
+}
