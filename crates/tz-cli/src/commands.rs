@@ -1,0 +1,53 @@
+//! The commands, one file each. Owns their list and the dispatch.
+
+mod bench;
+mod checksum;
+mod completions;
+mod deserialize;
+mod diff;
+mod inspect;
+mod man;
+mod markdown_help;
+mod serialize;
+mod synth;
+mod verify;
+
+use clap::Subcommand;
+
+use crate::error::Failure;
+use crate::job::Session;
+use crate::report::Report;
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Serialize(serialize::Args),
+    Deserialize(deserialize::Args),
+    Inspect(inspect::Args),
+    Verify(verify::Args),
+    Checksum(checksum::Args),
+    Diff(diff::Args),
+    Bench(bench::Args),
+    Synth(synth::Args),
+    Completions(completions::Args),
+    Man(man::Args),
+    #[command(hide = true)]
+    MarkdownHelp(markdown_help::Args),
+}
+
+/// Does it.
+pub(crate) fn run(command: Command, session: &Session) -> Result<Report, Failure> {
+    match command {
+        Command::Serialize(args) => serialize::run(&args, session),
+        Command::Deserialize(args) => deserialize::run(&args, session).map(Report::Deserialize),
+        Command::Inspect(args) => inspect::run(&args, session).map(Report::Inspect),
+        Command::Verify(args) => verify::run(&args, session).map(Report::Verify),
+        Command::Checksum(args) => checksum::run(&args, session).map(Report::Checksum),
+        Command::Diff(args) => diff::run(&args, session).map(Report::Diff),
+        Command::Bench(args) => bench::run(&args, session).map(Report::Bench),
+        Command::Synth(args) => synth::run(&args, session).map(Report::Synth),
+        Command::Completions(args) => Ok(Report::Text(completions::run(&args))),
+        Command::Man(args) => man::run(&args).map(Report::Text),
+        Command::MarkdownHelp(args) => Ok(Report::Text(markdown_help::run(&args))),
+    }
+}

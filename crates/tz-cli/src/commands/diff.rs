@@ -1,0 +1,226 @@
+//! `diff`: what two models differ in, whatever their formats.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tz_format::TensorPath;
+
+use crate::args::{EffortArgs, FilterArgs};
+use crate::convert::Conversion;
+use crate::error::Failure;
+use crate::job::{Job, Session};
+use crate::parallel;
+use crate::report::{Difference, Differences, What};
+use crate::source::{Row, Source};
+
+/// Bytes compared at a time; they stay in cache.
+const BLOCK: usize = 256 << 10;
+
+const EXAMPLES: &str = "\
+Examples:
+  tz-cli diff checkpoint/ model.tensors
+  tz-cli diff old.tensors new.tensors --filter '*.lm_head.*'
+  tz-cli serialize checkpoint/ - | tz-cli diff - model.tensors";
+
+/// Compare names, dtypes, shapes and contents of two models
+///
+/// Each side may be a .tensors file, a safetensors file or a directory of them; one may be `-`. Contents are compared
+/// as numbers are stored in memory, so byte order in old files makes no difference. Exit code 1 means that the models
+/// differ.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// The first model
+    #[arg(value_name = "A")]
+    a: String,
+    /// The second model
+    #[arg(value_name = "B")]
+    b: String,
+    #[command(flatten)]
+    filter: FilterArgs,
+    #[command(flatten)]
+    effort: EffortArgs,
+}
+
+pub(crate) fn run(args: &Args, session: &Session) -> Result<Differences, Failure> {
+    let job = session.job(&args.filter, &args.effort, None)?;
+    if args.a == "-" && args.b == "-" {
+        return Err(Failure::usage("only one side can be standard input"));
+    }
+    let (a, b) = (Source::open(&args.a, session)?, Source::open(&args.b, session)?);
+    if a.is_stream() && b.is_stream() {
+        let failure = Failure::usage("only one side can be a stream");
+        return Err(failure.hint("write one of them to a file first"));
+    }
+    a.require_plain()?;
+    b.require_plain()?;
+    let (in_a, in_b) = selected(&a, &b, &job)?;
+    let pairs = Pairs::new(&a, &in_a, &b, &in_b);
+    let bytes = pairs.comparable.iter().map(|pair| pair.bytes).sum();
+    let bar = session.bar("comparing", bytes);
+    let contents = compare(&a, &b, &pairs.comparable, &job)?;
+    drop(bar);
+
+    let mut differences = pairs.differences;
+    differences.extend(contents);
+    // In the order of the first model; what it lacks comes last, in the order of the second.
+    differences.sort_by_key(|(at, _)| *at);
+    let differences: Vec<Difference> = differences.into_iter().map(|(_, one)| one).collect();
+    Ok(Differences {
+        equal: differences.is_empty(),
+        compared: pairs.comparable.len(),
+        bytes,
+        differences,
+    })
+}
+
+/// What the filter selects on either side; it must select something on one of them.
+fn selected(a: &Source, b: &Source, job: &Job) -> Result<(Vec<usize>, Vec<usize>), Failure> {
+    match (a.select(&job.selection), b.select(&job.selection)) {
+        (Err(failure), Err(_)) => Err(failure),
+        (in_a, in_b) => Ok((in_a.unwrap_or_default(), in_b.unwrap_or_default())),
+    }
+}
+
+/// A place in the report.
+type Place = (bool, usize);
+
+/// A tensor that both models have, with one dtype and shape.
+#[derive(Debug)]
+struct Pair {
+    a: usize,
+    b: usize,
+    bytes: u64,
+}
+
+#[derive(Debug)]
+struct Pairs {
+    comparable: Vec<Pair>,
+    differences: Vec<(Place, Difference)>,
+}
+
+impl Pairs {
+    fn new(a: &Source, in_a: &[usize], b: &Source, in_b: &[usize]) -> Self {
+        let rows = || b.rows(in_b).zip(in_b);
+        let by_path: HashMap<&TensorPath, usize> = rows().map(|(row, &i)| (row.path, i)).collect();
+        // A nested path and the name that a flat format makes of it are the same tensor.
+        let by_name: HashMap<String, usize> =
+            rows().map(|(row, &i)| (row.path.to_string(), i)).collect();
+        let mut pairs = Self { comparable: Vec::new(), differences: Vec::new() };
+        let mut missing: HashMap<usize, Row<'_>> = rows().map(|(row, &i)| (i, row)).collect();
+        for (row, &i) in a.rows(in_a).zip(in_a) {
+            let name = row.path.to_string();
+            let other = by_path.get(row.path).or_else(|| by_name.get(&name));
+            let other = other.and_then(|&at| Some((at, missing.remove(&at)?)));
+            let what = match other {
+                None => What::OnlyInA,
+                Some((_, other)) if other.dtype.name() != row.dtype.name() => {
+                    What::Dtype { a: row.dtype.name(), b: other.dtype.name() }
+                }
+                Some((_, other)) if other.shape != row.shape => {
+                    What::Shape { a: row.shape.to_vec(), b: other.shape.to_vec() }
+                }
+                Some((at, _)) => {
+                    pairs.comparable.push(Pair { a: i, b: at, bytes: row.byte_len });
+                    continue;
+                }
+            };
+            pairs.differences.push(((false, i), Difference { name, what }));
+        }
+        let only = missing.into_iter().map(|(i, row)| {
+            ((true, i), Difference { name: row.path.to_string(), what: What::OnlyInB })
+        });
+        pairs.differences.extend(only);
+        pairs
+    }
+}
+
+/// Compares contents: one side is streamed, the other is read at the same places.
+fn compare(
+    a: &Source,
+    b: &Source,
+    pairs: &[Pair],
+    job: &Job,
+) -> Result<Vec<(Place, Difference)>, Failure> {
+    // A stream can only be the streamed side; apart from that, a .tensors file streams best.
+    let a_streams = a.is_stream() || (!b.is_stream() && matches!(a, Source::Tensors(_)));
+    let (streamed, other) = if a_streams { (a, b) } else { (b, a) };
+    let of = |pair: &Pair| if a_streams { (pair.a, pair.b) } else { (pair.b, pair.a) };
+    let partners: HashMap<usize, (usize, &AtomicU64)>;
+    let firsts: Vec<AtomicU64> = pairs.iter().map(|_| AtomicU64::new(u64::MAX)).collect();
+    partners =
+        pairs.iter().zip(&firsts).map(|(pair, first)| (of(pair).0, (of(pair).1, first))).collect();
+    let selected = streamed.select(&job.selection)?;
+    let conversion = |source: &Source, tensor| {
+        source.row(tensor).map_or(Conversion::Keep, |row| Conversion::new(row.dtype, None))
+    };
+    let sink = |tensor: usize, offset: u64, bytes: &[u8]| -> io::Result<()> {
+        let Some(&(partner, first)) = partners.get(&tensor) else {
+            return Ok(());
+        };
+        let conversions = (conversion(streamed, tensor), conversion(other, partner));
+        let found = differs(other, partner, conversions, offset, bytes)?;
+        first.fetch_min(found.unwrap_or(u64::MAX), Ordering::Relaxed);
+        Ok(())
+    };
+    streamed.stream(&selected, job, &sink)?;
+
+    // Meta tensors have no bytes to stream: their zeros are compared here.
+    let metas: Vec<&Pair> = pairs
+        .iter()
+        .filter(|pair| streamed.row(of(pair).0).is_some_and(|row| row.is_meta))
+        .collect();
+    let zeros = vec![0; BLOCK];
+    parallel::for_each(metas.len(), job.threads, &job.read.cancel, |i| {
+        let Some(pair) = metas.get(i) else { return Ok(()) };
+        let mut offset = 0;
+        while offset < pair.bytes {
+            let step = usize::try_from(pair.bytes - offset).unwrap_or(BLOCK).min(BLOCK);
+            sink(of(pair).0, offset, zeros.get(..step).unwrap_or_default())
+                .map_err(|error| other.failed(of(pair).1, error))?;
+            offset += step as u64;
+        }
+        Ok(())
+    })?;
+    let differing = pairs.iter().zip(&firsts).filter_map(|(pair, first)| {
+        let offset = Some(first.load(Ordering::Relaxed)).filter(|&offset| offset != u64::MAX)?;
+        let name = a.row(pair.a)?.path.to_string();
+        Some(((false, pair.a), Difference { name, what: What::Contents { offset } }))
+    });
+    Ok(differing.collect())
+}
+
+/// First byte at which `bytes`, which stand at `offset` of a tensor, and the other side's tensor differ.
+fn differs(
+    other: &Source,
+    tensor: usize,
+    (own, others): (Conversion, Conversion),
+    offset: u64,
+    bytes: &[u8],
+) -> io::Result<Option<u64>> {
+    let len = bytes.len().min(BLOCK);
+    let (mut theirs, mut turned) = (vec![0; len], Vec::new());
+    for (i, ours) in bytes.chunks(BLOCK).enumerate() {
+        let at = offset + (i * BLOCK) as u64;
+        let theirs = theirs.get_mut(..ours.len()).unwrap_or_default();
+        other.read_at(tensor, at, theirs)?;
+        // Byte order is no difference: where both have one that is not ours, turning either is as good.
+        let ours = if own == others {
+            ours
+        } else {
+            turned.resize(ours.len(), 0);
+            own.apply(ours, &mut turned);
+            if others != Conversion::Keep {
+                let copy = theirs.to_vec();
+                others.apply(&copy, theirs);
+            }
+            &turned
+        };
+        if ours != theirs {
+            let same = ours.iter().zip(theirs.iter()).take_while(|(a, b)| a == b).count();
+            return Ok(Some(at + same as u64));
+        }
+    }
+    Ok(None)
+}

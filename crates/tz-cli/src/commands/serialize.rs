@@ -1,0 +1,225 @@
+//! `serialize`: a checkpoint into a `.tensors` file.
+
+mod write_source;
+
+use std::time::Instant;
+
+use clap::ValueEnum;
+use serde_json::{Map, Value};
+use tz_format::HashKind;
+use tz_io::{Location, TensorSource as _, WriteOptions, plan_write, write};
+
+use super::inspect;
+use crate::args::{DtypeArgs, EffortArgs, FilterArgs, VerifyArgs};
+use crate::error::Failure;
+use crate::job::{Job, Session};
+use crate::process;
+use crate::report::{Phases, Report, Written, rate};
+use crate::source::Source;
+use write_source::WriteSource;
+
+const EXAMPLES: &str = "\
+Examples:
+  tz-cli serialize checkpoint/ model.tensors
+  tz-cli serialize model.safetensors model.tensors --dtype bfloat16 --hash crc32,blake3
+  tz-cli serialize checkpoint/ model.tensors --metadata source=meta-llama/Llama-3.2-1B
+  tz-cli serialize checkpoint/ model.tensors --dry-run
+  tz-cli serialize checkpoint/ - | zstd > model.tensors.zst";
+
+/// Save a checkpoint as a .tensors file
+///
+/// The file appears under its name when it is whole; after a failure nothing is left. It is read by Python tensorizer
+/// from 2.10 on, and by vLLM. Memory stays within --memory-limit whatever the size of the model.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// A safetensors file, a directory of safetensors shards, or a .tensors file
+    #[arg(value_name = "SOURCE")]
+    source: String,
+    /// The .tensors file to write, or `-`. To a stream, the source is read twice: hashes stand before the data
+    #[arg(value_name = "DEST")]
+    destination: String,
+    /// Where tensor data starts: at multiples of this many bytes. 4096 suits mmap and direct I/O, none packs
+    #[arg(long, value_enum, default_value_t = Alignment::Page)]
+    alignment: Alignment,
+    /// Hashes to store, separated by commas. Readers check crc32; blake3 stands in the front of the file, where
+    /// `inspect` sees it; sha256 is slow
+    #[arg(long, value_enum, value_name = "LIST", value_delimiter = ',', default_value = "crc32")]
+    hash: Vec<Hash>,
+    /// A word about the model, kept in the front of the file; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    metadata: Vec<(String, String)>,
+    /// Do not wait until the file is safe from a power cut
+    #[arg(long)]
+    no_fsync: bool,
+    /// Print the layout that the file would have, and write nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    filter: FilterArgs,
+    #[command(flatten)]
+    dtype: DtypeArgs,
+    #[command(flatten)]
+    verify: VerifyArgs,
+    #[command(flatten)]
+    effort: EffortArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Alignment {
+    #[value(name = "4096")]
+    Page,
+    #[value(name = "512")]
+    Sector,
+    #[value(name = "64")]
+    CacheLine,
+    None,
+}
+
+impl Alignment {
+    fn bytes(self) -> u64 {
+        match self {
+            Self::Page => 4096,
+            Self::Sector => 512,
+            Self::CacheLine => 64,
+            Self::None => 1,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Hash {
+    Crc32,
+    Sha256,
+    Blake3,
+    None,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("KEY=VALUE is needed".to_owned()),
+    }
+}
+
+pub(crate) fn run(args: &Args, session: &Session) -> Result<Report, Failure> {
+    let start = Instant::now();
+    let destination = destination(args, session)?;
+    let job = session.job(&args.filter, &args.effort, Some(args.verify))?;
+    let source = Source::open(&args.source, session)?;
+    if source.is_stream() {
+        let failure = Failure::usage(format!(
+            "{}: serialize reads its source more than once",
+            source.location()
+        ));
+        return Err(failure.hint("write the stream to a file first"));
+    }
+    source.require_plain()?;
+    let selected = source.select(&job.selection)?;
+    let input = WriteSource::new(&source, &selected, session.dtype(args.dtype))?;
+    let options = options(args, session, &source)?;
+    if args.dry_run {
+        return plan(&input, &options, &args.destination);
+    }
+    if job.read.verify {
+        check(&source, &selected, &job, session)?;
+    }
+    let bar = session.bar("writing", input.bytes());
+    let stats = write(&input, &destination, &options)?;
+    drop(bar);
+    let seconds = start.elapsed().as_secs_f64();
+    let phases =
+        [("read", stats.read), ("hash", stats.hash), ("write", stats.write), ("sync", stats.sync)];
+    Ok(Report::Serialize(Written {
+        destination: args.destination.clone(),
+        tensors: input.specs().len(),
+        bytes: stats.tensor_bytes,
+        file_bytes: stats.file_bytes,
+        seconds,
+        bytes_per_second: rate(stats.tensor_bytes, seconds),
+        peak_host_bytes: process::peak_bytes(),
+        phases: phases
+            .map(|(name, time)| (name, time.as_secs_f64()))
+            .into_iter()
+            .collect::<Phases>(),
+    }))
+}
+
+fn destination(args: &Args, session: &Session) -> Result<Location, Failure> {
+    let text = args.destination.as_str();
+    let location = Location::parse(text)?;
+    let refused =
+        |why: &str, hint: &str| Err(Failure::usage(format!("{text}: {why}")).at(text).hint(hint));
+    match &location {
+        Location::Stdio if session.speech.json && !args.dry_run => refused(
+            "the file and --json both want standard output",
+            "leave out --json, or write to a file",
+        ),
+        Location::File(path) if path.extension().is_some_and(|end| end == "safetensors") => {
+            refused(
+                "serialize writes .tensors files",
+                "`tz-cli deserialize SOURCE --to DEST` writes safetensors",
+            )
+        }
+        _ => Ok(location),
+    }
+}
+
+fn options(args: &Args, session: &Session, source: &Source) -> Result<WriteOptions, Failure> {
+    let mut options = WriteOptions::default();
+    options.alignment = args.alignment.bytes();
+    options.hashes.clear();
+    if args.hash.contains(&Hash::None) && args.hash.len() > 1 {
+        return Err(Failure::usage("--hash: none stands alone"));
+    }
+    for hash in &args.hash {
+        let kind = match hash {
+            Hash::Crc32 => HashKind::Crc32,
+            Hash::Sha256 => HashKind::Sha256,
+            Hash::Blake3 => {
+                options.blake3 = true;
+                continue;
+            }
+            Hash::None => continue,
+        };
+        if !options.hashes.contains(&kind) {
+            options.hashes.push(kind);
+        }
+    }
+    let mut metadata: Map<String, Value> = source.user_metadata();
+    metadata.extend(args.metadata.iter().map(|(key, value)| (key.clone(), value.as_str().into())));
+    options.user_metadata = Some(metadata).filter(|metadata| !metadata.is_empty());
+    options.workers = Some(session.cores(&args.effort));
+    options.memory_limit = session.memory_limit(&args.effort);
+    options.fsync = !args.no_fsync;
+    options.cancel = session.cancel.clone();
+    options.progress = session.progress.clone();
+    Ok(options)
+}
+
+/// Damage must not be copied under a fresh hash: what is stored is checked before it is believed.
+fn check(source: &Source, selected: &[usize], job: &Job, session: &Session) -> Result<(), Failure> {
+    if matches!(source, Source::Tensors(_)) {
+        let bytes = source.rows(selected).map(|row| row.byte_len).sum();
+        let _bar = session.bar("verifying", bytes);
+        source.stream(selected, job, &|_, _, _| Ok(()))?;
+    }
+    Ok(())
+}
+
+fn plan(
+    input: &WriteSource<'_>,
+    options: &WriteOptions,
+    location: &str,
+) -> Result<Report, Failure> {
+    let layout = plan_write(input, options).map_err(|source| {
+        let location = location.to_owned();
+        tz_io::IoError::Format { location, source }
+    })?;
+    let mut report = inspect::describe(layout.header(), &layout.options().extension, location);
+    report.file_bytes = Some(layout.file_len());
+    for entry in layout.entries() {
+        report.push(inspect::row(entry));
+    }
+    Ok(Report::Inspect(report))
+}

@@ -1,0 +1,74 @@
+//! `verify`: structure and every stored hash.
+
+use std::time::Instant;
+
+use crate::args::{EffortArgs, FilterArgs};
+use crate::error::Failure;
+use crate::job::Session;
+use crate::report::{FailedTensor, Verification};
+use crate::source::Source;
+
+const EXAMPLES: &str = "\
+Examples:
+  tz-cli verify model.tensors && echo intact
+  tz-cli verify model.tensors --json | jq -r '.failures[].name'
+  curl -s https://example.com/model.tensors | tz-cli verify -";
+
+/// Check structure and every stored hash; name each tensor that fails
+///
+/// Exit code 1 means that tensors are damaged and names them; 4 means that the file is not whole, or not a .tensors
+/// file at all. Of a safetensors checkpoint, which stores no hashes, the structure is checked.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// A .tensors file, a safetensors checkpoint, or `-`
+    #[arg(value_name = "URI")]
+    source: String,
+    #[command(flatten)]
+    filter: FilterArgs,
+    #[command(flatten)]
+    effort: EffortArgs,
+}
+
+pub(crate) fn run(args: &Args, session: &Session) -> Result<Verification, Failure> {
+    let start = Instant::now();
+    let source = Source::open(&args.source, session)?;
+    let job = source.scan(session.job(&args.filter, &args.effort, None)?);
+    let selected = source.select(&job.selection)?;
+    let bytes = source.rows(&selected).filter(|row| !row.is_meta).map(|row| row.byte_len).sum();
+    let (failures, unhashed) = match &source {
+        Source::Checkpoint(..) => (Vec::new(), Some(selected.len())),
+        Source::Tensors(file) => {
+            let unhashed = unhashed(&source, &selected)?;
+            let _bar = session.bar("verifying", bytes);
+            (FailedTensor::group(file.verify(&job.selection, &job.read)?), unhashed)
+        }
+    };
+    Ok(Verification {
+        location: source.location().to_owned(),
+        ok: failures.is_empty(),
+        tensors: selected.len(),
+        bytes,
+        unhashed,
+        seconds: start.elapsed().as_secs_f64(),
+        failures,
+    })
+}
+
+/// How many tensors have no hash at all. A stream cannot be asked: its headers pass by only once.
+fn unhashed(source: &Source, selected: &[usize]) -> Result<Option<usize>, Failure> {
+    let Source::Tensors(file) = source else {
+        return Ok(None);
+    };
+    if source.is_stream() || file.is_encrypted() {
+        return Ok(None);
+    }
+    if file.front().extension.blake3.is_some() {
+        return Ok(Some(0));
+    }
+    let mut count = 0;
+    for &tensor in selected {
+        count += usize::from(file.header(tensor)?.hashes.is_empty());
+    }
+    Ok(Some(count))
+}

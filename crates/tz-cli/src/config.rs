@@ -1,0 +1,118 @@
+//! The settings file `tz.toml`. Owns [`Config`]: the same settings as the options, weaker than both options and
+//! environment.
+
+use std::path::Path;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _};
+
+use crate::args;
+use crate::error::Failure;
+
+/// What `tz.toml` may say. Every field is named as its option.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Config {
+    pub(crate) num_readers: Option<usize>,
+    #[serde(default, deserialize_with = "size")]
+    pub(crate) memory_limit: Option<u64>,
+    pub(crate) verify: Option<bool>,
+    #[serde(default)]
+    pub(crate) filter: Vec<String>,
+    #[serde(default, deserialize_with = "float")]
+    pub(crate) dtype: Option<tz_format::Element>,
+    pub(crate) limit_cpu_concurrency: Option<usize>,
+    #[serde(default)]
+    pub(crate) json: bool,
+    #[serde(default)]
+    pub(crate) quiet: bool,
+}
+
+impl Config {
+    pub(crate) fn load(path: &Path) -> Result<Self, Failure> {
+        let location = path.display().to_string();
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Failure::io(&location, "read the settings", &error))?;
+        Self::parse(&text).map_err(|why| {
+            Failure::usage(format!("{location}: {why}"))
+                .at(location)
+                .hint("`tz-cli --help` shows the settings that tz.toml may hold")
+        })
+    }
+
+    /// The one-line reason comes with the line's number.
+    fn parse(text: &str) -> Result<Self, String> {
+        let config: Self = toml::from_str(text).map_err(|error| {
+            let start = error.span().map_or(0, |span| span.start);
+            let line = text.bytes().take(start).filter(|&byte| byte == b'\n').count() + 1;
+            format!("line {line}: {}", error.message())
+        })?;
+        if config.num_readers == Some(0) || config.limit_cpu_concurrency == Some(0) {
+            return Err("num-readers and limit-cpu-concurrency are at least 1".to_owned());
+        }
+        Ok(config)
+    }
+}
+
+/// A size as text with a unit, or as a number of bytes.
+fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Size {
+        Bytes(u64),
+        Text(String),
+    }
+    match Size::deserialize(deserializer)? {
+        Size::Bytes(bytes) => Ok(Some(bytes)),
+        Size::Text(text) => args::size(&text).map(Some).map_err(D::Error::custom),
+    }
+}
+
+fn float<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<tz_format::Element>, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    args::float(&name).map(Some).map_err(D::Error::custom)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_setting_is_read() {
+        let config = Config::parse(
+            "num-readers = 2\nmemory-limit = \"64MiB\"\nverify = false\nfilter = [\"*.bias\"]\n\
+             dtype = \"float32\"\nlimit-cpu-concurrency = 1\njson = true\nquiet = true\n",
+        );
+        let expected = Config {
+            num_readers: Some(2),
+            memory_limit: Some(64 << 20),
+            verify: Some(false),
+            filter: vec!["*.bias".to_owned()],
+            dtype: Some(tz_format::Element::Float32),
+            limit_cpu_concurrency: Some(1),
+            json: true,
+            quiet: true,
+        };
+        assert_eq!(config, Ok(expected));
+        assert_eq!(Config::parse(""), Ok(Config::default()));
+        assert_eq!(Config::parse("memory-limit = 5").unwrap().memory_limit, Some(5));
+    }
+
+    #[track_caller]
+    fn refused(text: &str, says: &str) {
+        let why = Config::parse(text).unwrap_err();
+        assert!(why.contains(says), "{why}");
+    }
+
+    #[test]
+    fn mistakes_are_named_with_their_line() {
+        refused("quiet = true\nnum_readers = 2", "line 2: unknown field `num_readers`");
+        refused("num-readers = \"two\"", "line 1: invalid type");
+        refused("\n\nmemory-limit = \"5 parsecs\"", "unit");
+        refused("dtype = \"int8\"", "float32");
+        refused("num-readers = 0", "at least 1");
+        refused("verify = ", "line 1");
+    }
+}

@@ -1,0 +1,203 @@
+//! What went wrong, for a person: one line that names the place, one that says what to try. Owns [`Failure`].
+
+use std::io::{self, ErrorKind};
+
+use tz_format::FormatError;
+use tz_io::IoError;
+use tz_model::Error as ModelError;
+
+use crate::exit::Exit;
+
+/// Why a command failed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) exit: Exit,
+    /// The part of the program that refused, as messages name it.
+    pub(crate) layer: &'static str,
+    pub(crate) message: String,
+    /// File or URI.
+    pub(crate) location: Option<String>,
+    /// What to try.
+    pub(crate) hint: String,
+}
+
+impl Failure {
+    fn new(exit: Exit, layer: &'static str, message: impl Into<String>, hint: &str) -> Self {
+        let (message, hint) = (message.into(), hint.to_owned());
+        Self { exit, layer, message, location: None, hint }
+    }
+
+    /// The command line asks for something that cannot be done.
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self::new(
+            Exit::Usage,
+            "usage",
+            message,
+            "`tz-cli COMMAND --help` shows what a command takes",
+        )
+    }
+
+    /// The operating system refused.
+    pub(crate) fn io(location: &str, doing: &str, error: &io::Error) -> Self {
+        let failure =
+            Self::new(Exit::Io, "io", format!("{location}: {doing}: {error}"), io_hint(error));
+        failure.at(location)
+    }
+
+    /// The content is right but cannot be expressed where it should go.
+    pub(crate) fn unsupported(location: &str, what: &str, hint: &str) -> Self {
+        let message = format!("{location}: {what}");
+        Self::new(Exit::Malformed, "format", message, hint).at(location)
+    }
+
+    /// Standard output does not take what it is given. A closed pipe is how readers say that they have enough.
+    pub(crate) fn stdout(error: io::Error) -> Self {
+        let mut failure = Self::io("standard output", "write", &error);
+        if error.kind() == ErrorKind::BrokenPipe {
+            failure.exit = Exit::Done;
+        }
+        failure
+    }
+
+    pub(crate) fn cancelled() -> Self {
+        Self::new(Exit::Interrupted, "cancelled", "the work was cancelled", "run it again")
+    }
+
+    #[must_use]
+    pub(crate) fn at(mut self, location: impl Into<String>) -> Self {
+        self.location = Some(location.into());
+        self
+    }
+
+    #[must_use]
+    pub(crate) fn hint(mut self, hint: &str) -> Self {
+        hint.clone_into(&mut self.hint);
+        self
+    }
+}
+
+fn io_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::NotFound => "check the path; a file is made only in a folder that exists",
+        ErrorKind::PermissionDenied => "check who may read and write the path",
+        ErrorKind::IsADirectory => "give the path of a file",
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space, or write elsewhere",
+        ErrorKind::OutOfMemory => "--memory-limit SIZE works in less memory",
+        ErrorKind::UnexpectedEof => "the data was cut short: fetch or write it again",
+        _ => "try again; if it stays, the device or file system has the fault",
+    }
+}
+
+const DAMAGED: &str = "the file is damaged or was cut short: fetch or write it again";
+const NEWER: &str = "a newer tz-cli may read it";
+
+fn format_hint(error: &FormatError) -> &'static str {
+    match error {
+        FormatError::NotTensors => {
+            "`tz-cli serialize SOURCE DEST` makes a .tensors file of a checkpoint"
+        }
+        FormatError::UnsupportedVersion(_)
+        | FormatError::UnsupportedFlag { .. }
+        | FormatError::UnsupportedExtension { .. } => NEWER,
+        FormatError::Unwritable(_) => "--filter GLOB leaves tensors out",
+        _ => DAMAGED,
+    }
+}
+
+impl From<IoError> for Failure {
+    fn from(error: IoError) -> Self {
+        let message = error.to_string();
+        match error {
+            IoError::Io { location, doing, source } => {
+                if location == "standard output" {
+                    return Self::stdout(source);
+                }
+                let mut failure = Self::io(&location, doing, &source);
+                if source.kind() == ErrorKind::UnexpectedEof {
+                    (failure.exit, failure.layer) = (Exit::Malformed, "format");
+                }
+                failure
+            }
+            IoError::Format { location, source } => {
+                Self::new(Exit::Malformed, "format", message, format_hint(&source)).at(location)
+            }
+            IoError::Corrupt { location, .. } => {
+                let hint =
+                    "`tz-cli verify` names every damaged tensor; fetch or write the file again";
+                Self::new(Exit::Malformed, "integrity", message, hint).at(location)
+            }
+            IoError::KeyMissing { location } => {
+                let hint =
+                    "this tz-cli reads plain files: decrypt it with the program that has the key";
+                Self::new(Exit::Key, "key", message, hint).at(location)
+            }
+            IoError::NoSuchTensor { location, .. } => {
+                let hint = "`tz-cli inspect` lists the names; quote a glob so that the shell leaves it alone";
+                Self::new(Exit::Usage, "usage", message, hint).at(location)
+            }
+            IoError::MemoryLimit { location, .. } => {
+                let hint = "raise --memory-limit, or lower --num-readers";
+                Self::new(Exit::Usage, "usage", message, hint).at(location)
+            }
+            IoError::Unsupported { location, .. } => {
+                let hint = "copy the data to a local file first";
+                Self::new(Exit::Usage, "usage", message, hint).at(location)
+            }
+            IoError::Tensor { tensor, source } => Self::of_tensor(&tensor, source),
+            IoError::Cancelled => Self::cancelled(),
+            _ => Self::new(Exit::Io, "io", message, "run it again with -v"),
+        }
+    }
+}
+
+impl Failure {
+    /// A source or consumer failed in the middle of a tensor; errors of our own travel inside.
+    fn of_tensor(tensor: &str, error: io::Error) -> Self {
+        let kind = error.kind();
+        let error = match error.downcast::<IoError>() {
+            Ok(own) => return own.into(),
+            Err(error) => error,
+        };
+        match error.downcast::<ModelError>() {
+            Ok(own) => own.into(),
+            Err(error) => {
+                let message = format!("tensor {tensor:?}: {error}");
+                Self::new(Exit::Io, "io", message, io_hint(&kind.into()))
+            }
+        }
+    }
+}
+
+impl From<ModelError> for Failure {
+    fn from(error: ModelError) -> Self {
+        let message = error.to_string();
+        let malformed = |location: String, hint| {
+            Self::new(Exit::Malformed, "checkpoint", message.clone(), hint).at(location)
+        };
+        match &error {
+            ModelError::Io { place, source, .. } => {
+                let message = format!("{message}: {source}");
+                Self::new(Exit::Io, "io", message, io_hint(source))
+                    .at(place.path.display().to_string())
+            }
+            ModelError::NotACheckpoint { path, .. } => malformed(
+                path.display().to_string(),
+                "give a .tensors file, a .safetensors file, or a directory that holds some",
+            ),
+            ModelError::Malformed { place, .. } => {
+                malformed(place.path.display().to_string(), DAMAGED)
+            }
+            ModelError::Unsupported { place, .. } => malformed(
+                place.path.display().to_string(),
+                "--filter GLOB leaves tensors out; `tz-cli serialize` keeps every dtype",
+            ),
+            ModelError::Incomplete { place, .. } => {
+                malformed(place.path.display().to_string(), "run it again")
+            }
+            ModelError::Config { path, .. } => {
+                malformed(path.display().to_string(), "check the file")
+            }
+            _ => Self::new(Exit::Io, "checkpoint", message, "run it again with -v"),
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! Command line of tz: parse, run, report, exit. Decides nothing itself.
+#![forbid(unsafe_code)]
+
+mod args;
+mod commands;
+mod config;
+mod convert;
+mod error;
+mod exit;
+mod job;
+mod load;
+mod output;
+mod parallel;
+mod process;
+mod progress;
+mod report;
+mod signals;
+mod source;
+mod stdin;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::args::Cli;
+use crate::error::Failure;
+use crate::exit::Exit;
+use crate::job::{Session, Speech};
+use crate::output::Output;
+use crate::signals::Signals;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return output::usage(&error).into(),
+    };
+    let signals = Signals::install();
+    let session = Session::new(&cli.output, signals.cancel());
+    let speech =
+        session.as_ref().map_or_else(|_| Speech::typed(&cli.output), |session| session.speech);
+    let output = Output::new(speech);
+    let result =
+        session.and_then(|session| commands::run(cli.command, &session)).and_then(|report| {
+            output.report(&report).map_err(Failure::stdout)?;
+            Ok(report.exit())
+        });
+    let exit = match result {
+        Ok(exit) => exit,
+        // Whatever the work stumbled over once it was told to stop is not the news.
+        Err(failure) => match signals.received() {
+            Some(exit) => exit,
+            None => output.failure(&failure),
+        },
+    };
+    exit.into()
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        exit.code().into()
+    }
+}
