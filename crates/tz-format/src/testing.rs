@@ -90,6 +90,12 @@ pub fn encode_header(header: &TensorHeader, entry: &TensorEntry) -> Result<Vec<u
     )
 }
 
+/// An extension block by itself.
+#[must_use]
+pub fn encode_extension(extension: &Extension) -> Vec<u8> {
+    extension.to_wire()
+}
+
 /// Decodes an extension block by itself, as of a file of `tensors` tensors.
 ///
 /// # Errors

@@ -190,6 +190,14 @@ proptest! {
     }
 
     #[test]
+    fn floats_of_user_metadata_survive(float in prop::num::f64::NORMAL) {
+        let mut extension = Extension::default();
+        extension.user_metadata = serde_json::json!({ "k": float }).as_object().cloned();
+        let read = testing::decode_extension(&testing::encode_extension(&extension), 1);
+        prop_assert_eq!(read, Ok(extension));
+    }
+
+    #[test]
     fn f06_every_path_survives_its_wire_form(keys in prop::collection::vec(key(), 1..6)) {
         let path = TensorPath::new(keys).expect("keys");
         let wire = path.to_wire();
