@@ -89,10 +89,7 @@ impl CipherPlan {
         };
         match self {
             Self::XSalsa20Chunked { .. } if data_len == 0 => CryptInfo::default(),
-            Self::XSalsa20Chunked {
-                chunk_size,
-                key_derivation,
-            } => CryptInfo {
+            Self::XSalsa20Chunked { chunk_size, key_derivation } => CryptInfo {
                 key_derivation: key_derivation.clone(),
                 cipher: Some(Cipher::XSalsa20Chunked {
                     chunk_size: *chunk_size,
@@ -102,10 +99,7 @@ impl CipherPlan {
             },
             Self::Sealed { chunk_size } => CryptInfo {
                 key_derivation: None,
-                cipher: Some(Cipher::Sealed {
-                    chunk_size: *chunk_size,
-                    tags: tags(*chunk_size),
-                }),
+                cipher: Some(Cipher::Sealed { chunk_size: *chunk_size, tags: tags(*chunk_size) }),
             },
         }
     }
@@ -116,14 +110,8 @@ impl CipherPlan {
         let tag_bytes = |chunk_size: u64| data_len.div_ceil(chunk_size.max(1)) * TAG_LEN as u64;
         match self {
             Self::XSalsa20Chunked { .. } if data_len == 0 => empty,
-            Self::XSalsa20Chunked {
-                chunk_size,
-                key_derivation,
-            } => {
-                let kdf = CryptInfo {
-                    key_derivation: key_derivation.clone(),
-                    cipher: None,
-                };
+            Self::XSalsa20Chunked { chunk_size, key_derivation } => {
+                let kdf = CryptInfo { key_derivation: key_derivation.clone(), cipher: None };
                 kdf.wire_len() + 50 + tag_bytes(*chunk_size)
             }
             Self::Sealed { chunk_size } => empty + tag_bytes(*chunk_size),
@@ -141,10 +129,9 @@ impl CipherPlan {
             ));
         }
         match self {
-            Self::XSalsa20Chunked {
-                key_derivation: Some(kdf),
-                ..
-            } if kdf.salt.len() > 0xffff => Err(Unwritable::Option("salt: at most 65,535 bytes")),
+            Self::XSalsa20Chunked { key_derivation: Some(kdf), .. } if kdf.salt.len() > 0xffff => {
+                Err(Unwritable::Option("salt: at most 65,535 bytes"))
+            }
             _ => Ok(()),
         }
     }
@@ -161,10 +148,7 @@ fn sealed_chunk_ok(size: u64) -> bool {
 impl CryptInfo {
     /// Bytes of the block, its length field included.
     pub(crate) fn wire_len(&self) -> u64 {
-        let kdf = self
-            .key_derivation
-            .as_ref()
-            .map_or(0, |kdf| 10 + 24 + kdf.salt.len() as u64);
+        let kdf = self.key_derivation.as_ref().map_or(0, |kdf| 10 + 24 + kdf.salt.len() as u64);
         let tag_bytes = |tags: &[Tag]| (tags.len() * TAG_LEN) as u64;
         let cipher = self.cipher.as_ref().map_or(0, |cipher| match cipher {
             Cipher::XSalsa20Chunked { tags, .. } => 10 + 40 + tag_bytes(tags),
@@ -226,11 +210,7 @@ impl CryptInfo {
         }
         match &self.cipher {
             None => {}
-            Some(Cipher::XSalsa20Chunked {
-                chunk_size,
-                nonce,
-                tags,
-            }) => {
+            Some(Cipher::XSalsa20Chunked { chunk_size, nonce, tags }) => {
                 w.u64(42 + (tags.len() * TAG_LEN) as u64);
                 w.u16(CRYPT_XSALSA20_CHUNKED);
                 w.u64(*chunk_size);
@@ -265,21 +245,14 @@ impl CryptInfo {
         if fits {
             Ok(())
         } else {
-            Err(FormatError::malformed(
-                "crypt block",
-                offset,
-                Fault::WrongProfile,
-            ))
+            Err(FormatError::malformed("crypt block", offset, Fault::WrongProfile))
         }
     }
 
     /// Refuses a block that does not fit `data_len` bytes of data: a reader can then index tags freely.
     pub(crate) fn check_len(&self, data_len: u64, offset: u64) -> Result<(), FormatError> {
         let wrong_count = |found: usize, expected: u64| {
-            let fault = Fault::WrongTagCount {
-                found: found as u64,
-                expected,
-            };
+            let fault = Fault::WrongTagCount { found: found as u64, expected };
             FormatError::malformed("crypt block", offset, fault)
         };
         match &self.cipher {
@@ -289,9 +262,7 @@ impl CryptInfo {
             Some(Cipher::XSalsa20Whole { .. }) => Ok(()),
             Some(Cipher::XSalsa20Chunked { tags, .. }) if tags.len() == 1 => Ok(()),
             Some(
-                Cipher::XSalsa20Chunked {
-                    chunk_size, tags, ..
-                }
+                Cipher::XSalsa20Chunked { chunk_size, tags, .. }
                 | Cipher::Sealed { chunk_size, tags },
             ) => {
                 let expected = data_len.div_ceil(*chunk_size);
@@ -322,11 +293,7 @@ fn read_kdf(r: &mut Reader<'_>) -> Result<KeyDerivation, FormatError> {
         return Err(unknown("key derivation algorithm", offset, alg.into()));
     }
     let salt_len = r.u16("salt length")?;
-    Ok(KeyDerivation {
-        opslimit,
-        memlimit,
-        salt: r.bytes(salt_len.into(), "salt")?.to_vec(),
-    })
+    Ok(KeyDerivation { opslimit, memlimit, salt: r.bytes(salt_len.into(), "salt")?.to_vec() })
 }
 
 /// `kind_at` is where the chunk type stands, which the caller has read.
@@ -337,19 +304,16 @@ fn read_cipher(kind: u16, r: &mut Reader<'_>, kind_at: u64) -> Result<Cipher, Fo
             nonce: r.array("nonce")?,
             tags: read_tags(r)?,
         }),
-        CRYPT_XSALSA20_WHOLE => Ok(Cipher::XSalsa20Whole {
-            nonce: r.array("nonce")?,
-            tag: r.array("tag")?,
-        }),
+        CRYPT_XSALSA20_WHOLE => {
+            Ok(Cipher::XSalsa20Whole { nonce: r.array("nonce")?, tag: r.array("tag")? })
+        }
         CRYPT_SEALED => Ok(Cipher::Sealed {
             chunk_size: read_chunk_size(r, sealed_chunk_ok)?,
             tags: read_tags(r)?,
         }),
-        _ => Err(FormatError::malformed(
-            "crypt chunk type",
-            kind_at,
-            Fault::UnknownCryptChunk(kind),
-        )),
+        _ => {
+            Err(FormatError::malformed("crypt chunk type", kind_at, Fault::UnknownCryptChunk(kind)))
+        }
     }
 }
 

@@ -70,17 +70,13 @@ impl FrontDecoder {
         if prefix.get(..magic_len) != crate::frozen::MAGIC.get(..magic_len) {
             return Err(FormatError::NotTensors);
         }
-        let Some(fixed) = usize::try_from(FILE_HEADER_LEN)
-            .ok()
-            .and_then(|len| prefix.get(..len))
+        let Some(fixed) = usize::try_from(FILE_HEADER_LEN).ok().and_then(|len| prefix.get(..len))
         else {
             return Ok(Step::Need(0..FILE_HEADER_LEN));
         };
         let header = FileHeader::read(fixed, &self.limits)?;
         let front_len = header.front_len();
-        let index = usize::try_from(front_len)
-            .ok()
-            .and_then(|len| prefix.get(fixed.len()..len));
+        let index = usize::try_from(front_len).ok().and_then(|len| prefix.get(fixed.len()..len));
         let Some(index) = index else {
             return Ok(Step::Need(0..front_len));
         };
@@ -106,12 +102,7 @@ impl FrontDecoder {
                 Fault::WrongProfile,
             ));
         }
-        Ok(Front {
-            header,
-            entries,
-            extension,
-            places,
-        })
+        Ok(Front { header, entries, extension, places })
     }
 }
 
@@ -135,9 +126,7 @@ impl Front {
     /// Where the last tensor's data ends; the terminator may follow.
     #[must_use]
     pub fn data_end(&self) -> u64 {
-        self.entries
-            .last()
-            .map_or(self.header.front_len(), TensorEntry::data_end)
+        self.entries.last().map_or(self.header.front_len(), TensorEntry::data_end)
     }
 
     /// Where the 32 bytes of the metadata MAC stand in the file, for a sealed one.

@@ -132,10 +132,7 @@ pub struct Dtype {
 
 impl From<Element> for Dtype {
     fn from(element: Element) -> Self {
-        Self {
-            element,
-            order: ByteOrder::Little,
-        }
+        Self { element, order: ByteOrder::Little }
     }
 }
 
@@ -153,10 +150,8 @@ impl Dtype {
         let mut chars = numpy.chars();
         let (mark, letter) = (chars.next()?, chars.next()?);
         let digits = chars.as_str();
-        let size: u64 = digits
-            .parse()
-            .ok()
-            .filter(|_| digits.bytes().all(|b| b.is_ascii_digit()))?;
+        let size: u64 =
+            digits.parse().ok().filter(|_| digits.bytes().all(|b| b.is_ascii_digit()))?;
         let order = match (mark, size, letter) {
             ('|', 1, _) | ('|' | '<', _, 'V') => ByteOrder::Little,
             ('<', 2.., _) => ByteOrder::Little,
@@ -193,11 +188,7 @@ impl Dtype {
     /// Finds a dtype by torch's name without `torch.`, for example `bfloat16`.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        Element::ALL
-            .iter()
-            .copied()
-            .find(|element| element.row().0 == name)
-            .map(Self::from)
+        Element::ALL.iter().copied().find(|element| element.row().0 == name).map(Self::from)
     }
 
     /// torch's name without `torch.`; byte order is not part of it.
@@ -325,9 +316,6 @@ mod tests {
     #[test]
     fn byte_order_concerns_words() {
         let dtype = Dtype::from_wire(">c8").unwrap();
-        assert_eq!(
-            (dtype.byte_order(), dtype.size(), dtype.word_size()),
-            (ByteOrder::Big, 8, 4)
-        );
+        assert_eq!((dtype.byte_order(), dtype.size(), dtype.word_size()), (ByteOrder::Big, 8, 4));
     }
 }

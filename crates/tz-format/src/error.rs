@@ -53,12 +53,7 @@ pub enum FormatError {
 impl FormatError {
     /// Shorthand for a [`Malformed`] refusal.
     pub(crate) fn malformed(field: &'static str, offset: u64, fault: Fault) -> Self {
-        Self::Malformed(Malformed {
-            field,
-            offset,
-            tensor: None,
-            fault,
-        })
+        Self::Malformed(Malformed { field, offset, tensor: None, fault })
     }
 
     /// Adds the tensor's name to a [`Malformed`] refusal, unless a deeper layer already did.
@@ -88,11 +83,7 @@ impl fmt::Display for Malformed {
         if let Some(tensor) = &self.tensor {
             write!(f, "tensor {tensor:?}: ")?;
         }
-        write!(
-            f,
-            "{} at offset {}: {}",
-            self.field, self.offset, self.fault
-        )
+        write!(f, "{} at offset {}: {}", self.field, self.offset, self.fault)
     }
 }
 

@@ -141,12 +141,7 @@ impl Extension {
                     if value <= limit {
                         return Ok(());
                     }
-                    Err(FormatError::LimitExceeded {
-                        what,
-                        value,
-                        limit,
-                        offset,
-                    })
+                    Err(FormatError::LimitExceeded { what, value, limit, offset })
                 };
                 let len = body.len() as u64;
                 within("user metadata length", len, limits.user_metadata_len)?;
@@ -158,9 +153,7 @@ impl Extension {
             }
             EXT_KEY_SLOTS => self.key_slots.replace(body.to_vec()).is_some(),
             EXT_METADATA_MAC => {
-                let mac = body
-                    .try_into()
-                    .map_err(|_| bad("metadata MAC is not 32 bytes"))?;
+                let mac = body.try_into().map_err(|_| bad("metadata MAC is not 32 bytes"))?;
                 self.metadata_mac.replace(mac).is_some()
             }
             _ if kind & EXT_CRITICAL != 0 => {
@@ -171,11 +164,7 @@ impl Extension {
                 false
             }
         };
-        if twice {
-            Err(bad("stands twice"))
-        } else {
-            Ok(())
-        }
+        if twice { Err(bad("stands twice")) } else { Ok(()) }
     }
 
     /// What is to be written, by record type; `user_metadata` is its JSON form. The MAC stands last.
@@ -187,10 +176,7 @@ impl Extension {
             (EXT_WRITER, self.writer.as_deref().map(str::as_bytes)),
             (EXT_USER_METADATA, has_metadata.then_some(user_metadata)),
             (EXT_KEY_SLOTS, self.key_slots.as_deref()),
-            (
-                EXT_METADATA_MAC,
-                self.metadata_mac.as_ref().map(<[u8; 32]>::as_slice),
-            ),
+            (EXT_METADATA_MAC, self.metadata_mac.as_ref().map(<[u8; 32]>::as_slice)),
         ]
         .into_iter()
         .filter_map(|(kind, record)| Some((kind, record?)))
@@ -199,10 +185,7 @@ impl Extension {
     /// The block's bytes; none where there is nothing to say.
     pub(crate) fn to_wire(&self) -> Vec<u8> {
         let user_metadata = self.user_metadata_json();
-        let len: usize = self
-            .records(&user_metadata)
-            .map(|(_, record)| 6 + record.len())
-            .sum();
+        let len: usize = self.records(&user_metadata).map(|(_, record)| 6 + record.len()).sum();
         if len == 0 {
             return Vec::new();
         }

@@ -47,22 +47,13 @@ impl FileHeader {
         let index_len = r.u64("index length")?;
         let within = |what, value, limit, offset| {
             if value > limit {
-                Err(FormatError::LimitExceeded {
-                    what,
-                    value,
-                    limit,
-                    offset,
-                })
+                Err(FormatError::LimitExceeded { what, value, limit, offset })
             } else {
                 Ok(())
             }
         };
         if tensor_count == 0 {
-            return Err(FormatError::malformed(
-                "tensor count",
-                count_at,
-                Fault::Empty,
-            ));
+            return Err(FormatError::malformed("tensor count", count_at, Fault::Empty));
         }
         within("tensor count", tensor_count, limits.tensors, count_at)?;
         within(
@@ -71,13 +62,7 @@ impl FileHeader {
             limits.index_len.min(i64::MAX.cast_unsigned()),
             index_at,
         )?;
-        Ok(Self {
-            version,
-            flags,
-            tensor_bytes,
-            tensor_count,
-            index_len,
-        })
+        Ok(Self { version, flags, tensor_bytes, tensor_count, index_len })
     }
 
     pub(crate) fn write(&self, w: &mut Writer) {

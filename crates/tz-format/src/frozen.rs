@@ -79,26 +79,13 @@ mod tests {
         assert_eq!(MAGIC, b"|TZR|");
         assert_eq!(FILE_HEADER_LEN, 5 + 4 + 32 + 8 + 8 + 8 + 8);
         assert_eq!(
-            (
-                FLAGS_LEN,
-                FLAG_ENCRYPTED,
-                FLAG_VERSIONED_ENTRIES,
-                FLAG_SEALED
-            ),
+            (FLAGS_LEN, FLAG_ENCRYPTED, FLAG_VERSIONED_ENTRIES, FLAG_SEALED),
             (32, 0, 1, 128)
         );
-        assert_eq!(
-            (ENTRY_VERSION_SHORT, ENTRY_VERSION_LONG, PATH_MARK),
-            (1, 5, 0x1e)
-        );
+        assert_eq!((ENTRY_VERSION_SHORT, ENTRY_VERSION_LONG, PATH_MARK), (1, 5, 0x1e));
         assert_eq!((HASH_CRC32, HASH_SHA256), (0, 1));
         assert_eq!(
-            [
-                CRYPT_KEY_DERIVATION,
-                CRYPT_XSALSA20_CHUNKED,
-                CRYPT_XSALSA20_WHOLE,
-                CRYPT_SEALED
-            ],
+            [CRYPT_KEY_DERIVATION, CRYPT_XSALSA20_CHUNKED, CRYPT_XSALSA20_WHOLE, CRYPT_SEALED],
             [1, 2, 3, 0x5a01]
         );
         assert_eq!((KDF_ARGON2ID, KDF_ALG_ARGON2ID13), (1, 2));
@@ -106,26 +93,13 @@ mod tests {
         assert_eq!((XSALSA20_CHUNK_MIN, XSALSA20_CHUNK_QUANTUM), (1024, 64));
         assert_eq!(EXTENSION_MAGIC, b"tz-ext\0\x01");
         assert_eq!(
-            [
-                EXT_BLAKE3,
-                EXT_WRITER,
-                EXT_USER_METADATA,
-                EXT_KEY_SLOTS,
-                EXT_METADATA_MAC
-            ],
+            [EXT_BLAKE3, EXT_WRITER, EXT_USER_METADATA, EXT_KEY_SLOTS, EXT_METADATA_MAC],
             [1, 2, 3, 4, 5]
         );
         assert_eq!(
-            [
-                SEALED_CHUNKS_MAX,
-                EXT_USER_METADATA_MAX,
-                EXT_USER_METADATA_VALUES_MAX
-            ],
+            [SEALED_CHUNKS_MAX, EXT_USER_METADATA_MAX, EXT_USER_METADATA_VALUES_MAX],
             [4_294_967_296, 1_048_576, 16_384]
         );
-        assert_eq!(
-            (EXT_CRITICAL, DATA_ALIGNMENT, TERMINATOR_LEN),
-            (0x8000, 4096, 8)
-        );
+        assert_eq!((EXT_CRITICAL, DATA_ALIGNMENT, TERMINATOR_LEN), (0x8000, 4096, 8));
     }
 }

@@ -86,11 +86,7 @@ pub(crate) fn read_block(
                 ));
             }
             (code, _) => {
-                return Err(FormatError::malformed(
-                    "hash type",
-                    code_at,
-                    Fault::UnknownHash(code),
-                ));
+                return Err(FormatError::malformed("hash type", code_at, Fault::UnknownHash(code)));
             }
         };
         hashes.push(hash);
@@ -101,9 +97,7 @@ pub(crate) fn read_block(
 }
 
 pub(crate) fn block_len(kinds: impl IntoIterator<Item = HashKind>) -> u64 {
-    kinds
-        .into_iter()
-        .fold(3, |len, kind| len + 2 + kind.value_len() as u64)
+    kinds.into_iter().fold(3, |len, kind| len + 2 + kind.value_len() as u64)
 }
 
 pub(crate) fn write_block(w: &mut Writer, hashes: &[TensorHash]) {

@@ -128,11 +128,7 @@ impl TensorEntry {
             FormatError::malformed("tensor type", kind_at, Fault::UnknownKind(code))
         })?;
         if kind != TensorKind::StateDict && path.plain().is_none() {
-            return Err(FormatError::malformed(
-                "name",
-                name_at,
-                Fault::StructuredPath,
-            ));
+            return Err(FormatError::malformed("name", name_at, Fault::StructuredPath));
         }
         let dtype_len = r.u8("dtype length")?;
         let dtype_at = r.offset();
@@ -141,16 +137,10 @@ impl TensorEntry {
         let dtype = Dtype::from_wire(text).ok_or_else(|| {
             FormatError::malformed("dtype", dtype_at, Fault::UnknownDtype(text.to_owned()))
         })?;
-        let too_low = |needs: Version| Fault::VersionTooLow {
-            needs: needs.number(),
-            has: version.number(),
-        };
+        let too_low =
+            |needs: Version| Fault::VersionTooLow { needs: needs.number(), has: version.number() };
         if dtype.is_opaque() && version < Version::V2 {
-            return Err(FormatError::malformed(
-                "dtype",
-                dtype_at,
-                too_low(Version::V2),
-            ));
+            return Err(FormatError::malformed("dtype", dtype_at, too_low(Version::V2)));
         }
         let rank = r.u8("rank")?;
         let shape_at = r.offset();
@@ -171,25 +161,12 @@ impl TensorEntry {
                 return Err(FormatError::malformed("data length", len_at, fault));
             }
         }
-        Ok(Self {
-            path,
-            kind,
-            dtype,
-            shape,
-            header_offset,
-            data_offset,
-            data_len,
-            long_dims,
-        })
+        Ok(Self { path, kind, dtype, shape, header_offset, data_offset, data_len, long_dims })
     }
 
     pub(crate) fn write(&self, w: &mut Writer, flags: Flags) {
         if flags.versioned_entries {
-            w.u32(if self.long_dims {
-                ENTRY_VERSION_LONG
-            } else {
-                ENTRY_VERSION_SHORT
-            });
+            w.u32(if self.long_dims { ENTRY_VERSION_LONG } else { ENTRY_VERSION_SHORT });
         }
         self.write_name(w);
         w.u8(self.kind.code());
@@ -219,9 +196,7 @@ pub(crate) fn byte_len(dtype: Dtype, shape: &[u64]) -> Option<u64> {
     if shape.contains(&0) {
         return Some(0);
     }
-    let len = shape
-        .iter()
-        .try_fold(dtype.size(), |len, &dim| len.checked_mul(dim))?;
+    let len = shape.iter().try_fold(dtype.size(), |len, &dim| len.checked_mul(dim))?;
     (len <= i64::MAX.cast_unsigned()).then_some(len)
 }
 
@@ -229,11 +204,7 @@ pub(crate) fn byte_len(dtype: Dtype, shape: &[u64]) -> Option<u64> {
 pub(crate) fn read_dims(r: &mut Reader<'_>, rank: u8, long: bool) -> Result<Vec<u64>, FormatError> {
     let mut shape = Vec::with_capacity(rank.into());
     for _ in 0..rank {
-        shape.push(if long {
-            r.u64("shape")?
-        } else {
-            r.u32("shape")?.into()
-        });
+        shape.push(if long { r.u64("shape")? } else { r.u32("shape")?.into() });
     }
     Ok(shape)
 }
@@ -269,9 +240,7 @@ pub(crate) fn read_entries(
 ) -> Result<Vec<TensorEntry>, FormatError> {
     let start = r.clone();
     // The smallest entry is 29 bytes, so a count that lies cannot reserve more than the index justifies.
-    let capacity = usize::try_from(count)
-        .unwrap_or(usize::MAX)
-        .min(r.rest().len() / 29 + 1);
+    let capacity = usize::try_from(count).unwrap_or(usize::MAX).min(r.rest().len() / 29 + 1);
     let mut entries = Vec::with_capacity(capacity);
     let mut end = front_len;
     let mut path_keys = 0;
@@ -351,10 +320,6 @@ fn check_place(
     // Offsets are signed in the reference's reader, and in most file systems.
     match entry.data_offset.checked_add(entry.data_len) {
         Some(end) if end <= i64::MAX.cast_unsigned() => Ok(()),
-        _ => Err(FormatError::malformed(
-            "data offset",
-            place_at + 8,
-            Fault::OffsetOverflow,
-        )),
+        _ => Err(FormatError::malformed("data offset", place_at + 8, Fault::OffsetOverflow)),
     }
 }

@@ -37,14 +37,7 @@ impl TensorSpec {
     #[must_use]
     pub fn new(path: impl Into<TensorPath>, dtype: impl Into<Dtype>, shape: Vec<u64>) -> Self {
         let kind = TensorKind::StateDict;
-        Self {
-            path: path.into(),
-            kind,
-            module_index: 0,
-            dtype: dtype.into(),
-            shape,
-            meta: false,
-        }
+        Self { path: path.into(), kind, module_index: 0, dtype: dtype.into(), shape, meta: false }
     }
 }
 
@@ -97,11 +90,8 @@ impl Layout {
         let mut entries: Vec<TensorEntry> = specs
             .into_iter()
             .map(|spec| {
-                let data_len = if spec.meta {
-                    0
-                } else {
-                    byte_len(spec.dtype, &spec.shape).unwrap_or(0)
-                };
+                let data_len =
+                    if spec.meta { 0 } else { byte_len(spec.dtype, &spec.shape).unwrap_or(0) };
                 let long_dims = has_long_dim(&spec.shape);
                 TensorEntry {
                     path: spec.path,
@@ -125,19 +115,8 @@ impl Layout {
             .map_err(FormatError::Unwritable)?;
         let tensor_bytes = entries.iter().map(|entry| entry.data_len).sum();
         let tensor_count = entries.len() as u64;
-        let header = FileHeader {
-            version,
-            flags,
-            tensor_bytes,
-            tensor_count,
-            index_len,
-        };
-        Ok(Self {
-            header,
-            entries,
-            module_indices,
-            options,
-        })
+        let header = FileHeader { version, flags, tensor_bytes, tensor_count, index_len };
+        Ok(Self { header, entries, module_indices, options })
     }
 
     /// The file header.
@@ -213,9 +192,7 @@ impl Layout {
         }
         match (self.entries.get(index), self.module_indices.get(index)) {
             (Some(entry), Some(&module)) => TensorHeader::encode(entry, module, hashes, crypt),
-            _ => Err(FormatError::Unwritable(Unwritable::Option(
-                "no tensor of that index",
-            ))),
+            _ => Err(FormatError::Unwritable(Unwritable::Option("no tensor of that index"))),
         }
     }
 
@@ -233,10 +210,7 @@ impl Layout {
     #[must_use]
     pub fn crypt_template(&self, index: usize) -> Option<CryptInfo> {
         let entry = self.entries.get(index)?;
-        self.options
-            .cipher
-            .as_ref()
-            .map(|plan| plan.template(entry.data_len))
+        self.options.cipher.as_ref().map(|plan| plan.template(entry.data_len))
     }
 }
 
@@ -279,9 +253,7 @@ fn check(specs: &[TensorSpec], options: &LayoutOptions) -> Result<(), Unwritable
         return Err(Unwritable::Empty);
     }
     if !options.alignment.is_power_of_two() || options.alignment > 2 << 20 {
-        return Err(Unwritable::Option(
-            "alignment: a power of two of at most 2 MiB",
-        ));
+        return Err(Unwritable::Option("alignment: a power of two of at most 2 MiB"));
     }
     if options
         .hashes
@@ -313,19 +285,12 @@ fn check(specs: &[TensorSpec], options: &LayoutOptions) -> Result<(), Unwritable
         if let Some(CipherPlan::Sealed { chunk_size }) = options.cipher
             && len.div_ceil(chunk_size) > SEALED_CHUNKS_MAX
         {
-            return Err(Unwritable::Option(
-                "chunk size: a sealed tensor has at most 2^32 chunks",
-            ));
+            return Err(Unwritable::Option("chunk size: a sealed tensor has at most 2^32 chunks"));
         }
         if spec.kind != TensorKind::StateDict && spec.path.plain().is_none() {
-            return Err(Unwritable::Path(
-                name(),
-                crate::error::Fault::StructuredPath,
-            ));
+            return Err(Unwritable::Path(name(), crate::error::Fault::StructuredPath));
         }
-        registry
-            .add(&spec.path)
-            .map_err(|fault| Unwritable::Path(name(), fault))?;
+        registry.add(&spec.path).map_err(|fault| Unwritable::Path(name(), fault))?;
     }
     Ok(())
 }
@@ -337,10 +302,7 @@ fn place(
 ) -> Result<(), Unwritable> {
     let mut end = start;
     for entry in entries {
-        let crypt_len = options
-            .cipher
-            .as_ref()
-            .map_or(0, |plan| plan.template_len(entry.data_len));
+        let crypt_len = options.cipher.as_ref().map_or(0, |plan| plan.template_len(entry.data_len));
         let header_len = TensorHeader::min_len(
             entry.path.wire().len(),
             entry.dtype.to_wire().len(),
@@ -349,11 +311,7 @@ fn place(
             crypt_len,
         );
         // A tensor without bytes needs no alignment, and would cost a block of padding each.
-        let alignment = if entry.data_len == 0 {
-            1
-        } else {
-            options.alignment
-        };
+        let alignment = if entry.data_len == 0 { 1 } else { options.alignment };
         entry.header_offset = end;
         let placed = end
             .checked_add(header_len)

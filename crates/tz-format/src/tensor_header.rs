@@ -42,19 +42,11 @@ impl TensorHeader {
             if same {
                 Ok(())
             } else {
-                Err(FormatError::malformed(
-                    field,
-                    offset,
-                    Fault::DiffersFromIndex,
-                ))
+                Err(FormatError::malformed(field, offset, Fault::DiffersFromIndex))
             }
         };
         let mut r = Reader::new(bytes, base);
-        differs(
-            "header length",
-            base,
-            r.u64("header length")? == bytes.len() as u64,
-        )?;
+        differs("header length", base, r.u64("header length")? == bytes.len() as u64)?;
         let module_index = r.u16("module index")?;
         let offset = r.offset();
         differs(
@@ -96,11 +88,7 @@ impl TensorHeader {
             .ok_or_else(|| FormatError::malformed("data length", r.offset(), Fault::Truncated))?;
         r.bytes(padding as u64, "padding")?;
         let offset = r.offset();
-        differs(
-            "data length",
-            offset,
-            r.u64("data length")? == entry.data_len,
-        )?;
+        differs("data length", offset, r.u64("data length")? == entry.data_len)?;
         Ok(Self {
             module_index,
             hashes,

@@ -62,9 +62,7 @@ impl From<&str> for TensorPath {
 
 impl From<String> for TensorPath {
     fn from(name: String) -> Self {
-        Self {
-            keys: Keys::One([PathKey::Name(name)]),
-        }
+        Self { keys: Keys::One([PathKey::Name(name)]) }
     }
 }
 
@@ -148,10 +146,7 @@ impl TensorPath {
                 }
                 let values: Vec<serde_json::Value> =
                     serde_json::from_slice(json).map_err(|_| Fault::BadPath("not a JSON array"))?;
-                let keys = values
-                    .into_iter()
-                    .map(key_from_json)
-                    .collect::<Option<Vec<_>>>();
+                let keys = values.into_iter().map(key_from_json).collect::<Option<Vec<_>>>();
                 let keys = keys.ok_or(Fault::BadPath(
                     "a key is neither a string nor a non-negative integer",
                 ))?;
@@ -250,10 +245,7 @@ pub(crate) struct PathRegistry<'a> {
 impl<'a> PathRegistry<'a> {
     /// `capacity` is a hint that the caller has bounded.
     pub(crate) fn with_capacity(capacity: usize) -> Self {
-        Self {
-            children: HashMap::with_capacity(capacity),
-            nodes: Vec::with_capacity(capacity + 1),
-        }
+        Self { children: HashMap::with_capacity(capacity), nodes: Vec::with_capacity(capacity + 1) }
     }
 
     /// Adds a path: a duplicate, a prefix of another, or a level of mixed keys is refused.
@@ -365,19 +357,11 @@ mod tests {
         let mixed = Fault::PathConflict("one level mixes strings and integers");
         conflict(&["a".into()], &["b".into()], Ok(()));
         conflict(&["a".into(), 0.into()], &["a".into(), 1.into()], Ok(()));
-        conflict(
-            &["a".into(), 0.into(), "x".into()],
-            &["a".into(), 1.into(), 5.into()],
-            Ok(()),
-        );
+        conflict(&["a".into(), 0.into(), "x".into()], &["a".into(), 1.into(), 5.into()], Ok(()));
         conflict(&["a".into()], &["a".into()], Err(Fault::DuplicatePath));
         conflict(&["a".into()], &["a".into(), "b".into()], Err(prefixed));
         conflict(&["a".into(), "b".into()], &["a".into()], Err(prefix));
-        conflict(
-            &["a".into(), 0.into()],
-            &["a".into(), "0".into()],
-            Err(mixed.clone()),
-        );
+        conflict(&["a".into(), 0.into()], &["a".into(), "0".into()], Err(mixed.clone()));
         conflict(&["a".into()], &[0.into()], Err(mixed));
     }
 }

@@ -7,16 +7,13 @@ use crate::{
 };
 
 /// Lengths around a chunk of 1,024 bytes and a page of 4,096: where off-by-one errors live.
-pub const CASES: &[u64] = &[
-    0, 1, 63, 64, 1023, 1024, 1025, 2047, 2048, 2049, 4095, 4096, 4097, 10_000,
-];
+pub const CASES: &[u64] =
+    &[0, 1, 63, 64, 1023, 1024, 1025, 2047, 2048, 2049, 4095, 4096, 4097, 10_000];
 
 /// `len` bytes of which byte *i* is *i* mod 251, so that a shifted or swapped range shows.
 #[must_use]
 pub fn paint(len: u64) -> Vec<u8> {
-    (0..len)
-        .map(|i| u8::try_from(i % 251).unwrap_or(0))
-        .collect()
+    (0..len).map(|i| u8::try_from(i % 251).unwrap_or(0)).collect()
 }
 
 /// Specs of one `uint8` tensor per entry of [`CASES`], named `t0`, `t1`, ….
@@ -34,13 +31,7 @@ pub fn specs() -> Vec<TensorSpec> {
 #[must_use]
 pub fn file() -> Vec<u8> {
     let specs = specs().into_iter().take(3).collect();
-    build(
-        specs,
-        LayoutOptions {
-            alignment: 64,
-            ..LayoutOptions::default()
-        },
-    )
+    build(specs, LayoutOptions { alignment: 64, ..LayoutOptions::default() })
 }
 
 /// Encodes `specs` with painted data and zeroed hashes.
@@ -50,9 +41,7 @@ pub fn file() -> Vec<u8> {
 #[must_use]
 pub fn build(specs: Vec<TensorSpec>, options: LayoutOptions) -> Vec<u8> {
     let layout = Layout::plan(specs, options).expect("writable specs");
-    let mut file = layout
-        .encode_front(&layout.options().extension)
-        .expect("planned extension");
+    let mut file = layout.encode_front(&layout.options().extension).expect("planned extension");
     for (i, entry) in layout.entries().iter().enumerate() {
         let header =
             layout.encode_header(i, &layout.zero_hashes(), layout.crypt_template(i).as_ref());
@@ -82,12 +71,7 @@ pub fn encode_front(front: &Front) -> Vec<u8> {
 /// # Errors
 /// Where this crate spells name or dtype longer than the file's writer did, so that the header has no room for it.
 pub fn encode_header(header: &TensorHeader, entry: &TensorEntry) -> Result<Vec<u8>, FormatError> {
-    TensorHeader::encode(
-        entry,
-        header.module_index,
-        &header.hashes,
-        header.crypt.as_ref(),
-    )
+    TensorHeader::encode(entry, header.module_index, &header.hashes, header.crypt.as_ref())
 }
 
 /// An extension block by itself.

@@ -65,11 +65,7 @@ impl Flags {
     ) -> Result<Self, FormatError> {
         if version < Version::V4 {
             if bytes.iter().any(|&byte| byte != 0) {
-                return Err(FormatError::malformed(
-                    "feature flags",
-                    offset,
-                    Fault::NotZero,
-                ));
+                return Err(FormatError::malformed("feature flags", offset, Fault::NotZero));
             }
             return Ok(Self {
                 encrypted: version == Version::V3,
@@ -77,16 +73,9 @@ impl Flags {
                 sealed: false,
             });
         }
-        let bits = (0_u32..).zip(
-            bytes
-                .iter()
-                .flat_map(|byte| (0..8).map(move |bit| byte >> bit & 1 == 1)),
-        );
-        let mut flags = Self {
-            encrypted: false,
-            versioned_entries: false,
-            sealed: false,
-        };
+        let bits = (0_u32..)
+            .zip(bytes.iter().flat_map(|byte| (0..8).map(move |bit| byte >> bit & 1 == 1)));
+        let mut flags = Self { encrypted: false, versioned_entries: false, sealed: false };
         for (bit, set) in bits {
             match bit {
                 _ if !set => {}
@@ -94,19 +83,12 @@ impl Flags {
                 FLAG_VERSIONED_ENTRIES if version >= Version::V5 => flags.versioned_entries = true,
                 FLAG_SEALED => flags.sealed = true,
                 _ => {
-                    return Err(FormatError::UnsupportedFlag {
-                        bit,
-                        version: version.number(),
-                    });
+                    return Err(FormatError::UnsupportedFlag { bit, version: version.number() });
                 }
             }
         }
         if flags.sealed && !flags.encrypted {
-            return Err(FormatError::malformed(
-                "feature flags",
-                offset,
-                Fault::WrongProfile,
-            ));
+            return Err(FormatError::malformed("feature flags", offset, Fault::WrongProfile));
         }
         Ok(flags)
     }
@@ -130,10 +112,6 @@ impl Flags {
     /// The profile that the flags select.
     #[must_use]
     pub fn profile(self) -> Profile {
-        if self.sealed {
-            Profile::Sealed
-        } else {
-            Profile::Compat
-        }
+        if self.sealed { Profile::Sealed } else { Profile::Compat }
     }
 }

@@ -13,11 +13,7 @@ pub(crate) struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// Reads `bytes`, which stand at `base` in the file.
     pub(crate) fn new(bytes: &'a [u8], base: u64) -> Self {
-        Self {
-            bytes,
-            pos: 0,
-            base,
-        }
+        Self { bytes, pos: 0, base }
     }
 
     /// Offset in the file of the next byte.
@@ -37,9 +33,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn bytes(&mut self, len: u64, field: &'static str) -> Result<&'a [u8], FormatError> {
-        let taken = usize::try_from(len)
-            .ok()
-            .and_then(|len| self.rest().get(..len));
+        let taken = usize::try_from(len).ok().and_then(|len| self.rest().get(..len));
         let taken =
             taken.ok_or_else(|| FormatError::malformed(field, self.offset(), Fault::Truncated))?;
         self.pos += taken.len();
@@ -52,9 +46,7 @@ impl<'a> Reader<'a> {
     ) -> Result<[u8; N], FormatError> {
         let offset = self.offset();
         let bytes = self.bytes(N as u64, field)?;
-        bytes
-            .try_into()
-            .map_err(|_| FormatError::malformed(field, offset, Fault::Truncated))
+        bytes.try_into().map_err(|_| FormatError::malformed(field, offset, Fault::Truncated))
     }
 
     pub(crate) fn u8(&mut self, field: &'static str) -> Result<u8, FormatError> {
@@ -87,11 +79,7 @@ impl<'a> Reader<'a> {
     pub(crate) fn finish(&self, field: &'static str) -> Result<(), FormatError> {
         match self.rest().len() as u64 {
             0 => Ok(()),
-            left => Err(FormatError::malformed(
-                field,
-                self.offset(),
-                Fault::TrailingBytes(left),
-            )),
+            left => Err(FormatError::malformed(field, self.offset(), Fault::TrailingBytes(left))),
         }
     }
 }
@@ -104,9 +92,7 @@ pub(crate) struct Writer {
 
 impl Writer {
     pub(crate) fn with_capacity(len: usize) -> Self {
-        Self {
-            bytes: Vec::with_capacity(len),
-        }
+        Self { bytes: Vec::with_capacity(len) }
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -23,28 +23,19 @@ fn ours(file: &[u8]) -> Result<Said, FormatError> {
         let header = TensorHeader::decode(bytes, entry, flags)?;
         let crypt = header.crypt.clone().unwrap_or_default();
         let cipher = crypt.cipher.map(|cipher| match cipher {
-            Cipher::XSalsa20Chunked {
-                chunk_size,
-                nonce,
-                tags,
-            } => (2, chunk_size, hex(&nonce), hex(tags.as_flattened())),
+            Cipher::XSalsa20Chunked { chunk_size, nonce, tags } => {
+                (2, chunk_size, hex(&nonce), hex(tags.as_flattened()))
+            }
             Cipher::XSalsa20Whole { nonce, tag } => (3, 0, hex(&nonce), hex(&tag)),
             Cipher::Sealed { chunk_size, tags } => {
                 (0x5a01, chunk_size, String::new(), hex(tags.as_flattened()))
             }
         });
         let big = entry.dtype != Dtype::from(entry.dtype.element());
-        let kinds = [
-            TensorKind::Parameter,
-            TensorKind::Buffer,
-            TensorKind::StateDict,
-        ];
+        let kinds = [TensorKind::Parameter, TensorKind::Buffer, TensorKind::StateDict];
         tensors.push(SaidTensor {
             path: path_json(entry),
-            kind: kinds
-                .iter()
-                .position(|kind| *kind == entry.kind)
-                .expect("kind") as u64,
+            kind: kinds.iter().position(|kind| *kind == entry.kind).expect("kind") as u64,
             dtype: format!("{}{}", if big { ">" } else { "" }, entry.dtype),
             shape: entry.shape.clone(),
             place: [entry.header_offset, entry.data_offset, entry.data_len],

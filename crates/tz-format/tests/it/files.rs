@@ -25,35 +25,15 @@ pub(crate) fn generated() -> Vec<(&'static str, Vec<u8>)> {
         ("packed", file(plain(), |options| options.alignment = 1)),
         ("opaque", file(opaque.clone(), |_| {})),
         ("no_hashes", file(plain(), |options| options.hashes.clear())),
-        (
-            "both_hashes",
-            file(plain(), |options| options.hashes.push(HashKind::Sha256)),
-        ),
+        ("both_hashes", file(plain(), |options| options.hashes.push(HashKind::Sha256))),
         ("meta", file(meta.clone(), |_| {})),
         ("long_dims", file(long.clone(), |_| {})),
         ("nested", file(nested(), |_| {})),
-        (
-            "extension",
-            file(plain(), |options| options.extension = plain_extension(3)),
-        ),
-        (
-            "encrypted",
-            file(plain(), |options| options.cipher = Some(compat(None))),
-        ),
-        (
-            "passphrase",
-            file(opaque, |options| {
-                options.cipher = Some(compat(Some(argon2id())))
-            }),
-        ),
-        (
-            "encrypted_meta",
-            file(meta.clone(), |options| options.cipher = Some(compat(None))),
-        ),
-        (
-            "encrypted_long",
-            file(long.clone(), |options| options.cipher = Some(compat(None))),
-        ),
+        ("extension", file(plain(), |options| options.extension = plain_extension(3))),
+        ("encrypted", file(plain(), |options| options.cipher = Some(compat(None)))),
+        ("passphrase", file(opaque, |options| options.cipher = Some(compat(Some(argon2id()))))),
+        ("encrypted_meta", file(meta.clone(), |options| options.cipher = Some(compat(None)))),
+        ("encrypted_long", file(long.clone(), |options| options.cipher = Some(compat(None)))),
         ("sealed", file(meta, seal)),
         ("sealed_long", file(long, seal)),
     ]
@@ -86,18 +66,11 @@ pub(crate) fn plain_extension(tensors: usize) -> Extension {
 }
 
 pub(crate) fn argon2id() -> KeyDerivation {
-    KeyDerivation {
-        opslimit: 3,
-        memlimit: 256 << 20,
-        salt: (0..16).collect(),
-    }
+    KeyDerivation { opslimit: 3, memlimit: 256 << 20, salt: (0..16).collect() }
 }
 
 pub(crate) fn compat(key_derivation: Option<KeyDerivation>) -> CipherPlan {
-    CipherPlan::XSalsa20Chunked {
-        chunk_size: 1024,
-        key_derivation,
-    }
+    CipherPlan::XSalsa20Chunked { chunk_size: 1024, key_derivation }
 }
 
 /// The sealed profile with placeholders where `tz-crypto` puts slots and MAC.

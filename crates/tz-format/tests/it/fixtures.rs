@@ -31,34 +31,16 @@ fn f01_every_file_of_the_reference_gives_its_manifest() {
         let flags = u64::from_le_bytes(*fixture.bytes[9..41].first_chunk().expect("flags"));
         assert_eq!(Some(flags), stated, "{name}");
         assert_eq!(u64::from(front.header.version.number()), version, "{name}");
-        assert_eq!(
-            front.header.flags.encrypted,
-            fixture.says.get("key_hex").is_some(),
-            "{name}"
-        );
-        assert_eq!(
-            front.header.flags.versioned_entries,
-            flags & 2 != 0,
-            "{name}"
-        );
-        assert_eq!(
-            Some(front.header.tensor_bytes),
-            fixture.says["tensor_size"].as_u64(),
-            "{name}"
-        );
-        assert_eq!(
-            Some(front.header.index_len),
-            fixture.says["metadata_size"].as_u64(),
-            "{name}"
-        );
+        assert_eq!(front.header.flags.encrypted, fixture.says.get("key_hex").is_some(), "{name}");
+        assert_eq!(front.header.flags.versioned_entries, flags & 2 != 0, "{name}");
+        assert_eq!(Some(front.header.tensor_bytes), fixture.says["tensor_size"].as_u64(), "{name}");
+        assert_eq!(Some(front.header.index_len), fixture.says["metadata_size"].as_u64(), "{name}");
         assert_eq!(
             Some(front.entries.len() as u64),
             fixture.says["tensor_count"].as_u64(),
             "{name}"
         );
-        front
-            .check_file_len(fixture.bytes.len() as u64)
-            .expect(name);
+        front.check_file_len(fixture.bytes.len() as u64).expect(name);
         for (entry, says) in front.entries.iter().zip(fixture.tensors()) {
             let what = format!("{name}: {}", entry.path);
             assert_eq!(path_json(entry), says["path"], "{what}");
@@ -69,11 +51,7 @@ fn f01_every_file_of_the_reference_gives_its_manifest() {
             let is_meta =
                 says["meta"] == true && (name.as_str(), &*entry.path.to_string()) != META_SCALAR;
             assert_eq!(entry.is_meta(), is_meta && entry.byte_len() > 0, "{what}");
-            assert_eq!(
-                entry.data_len,
-                if is_meta { 0 } else { entry.byte_len() },
-                "{what}"
-            );
+            assert_eq!(entry.data_len, if is_meta { 0 } else { entry.byte_len() }, "{what}");
             let decoded = header(&fixture.bytes, entry, front.header.flags);
             // Modules number their tensors; the manifest says so only where a test chose the number.
             let module_index = says.get("module_idx").and_then(Value::as_u64);
@@ -104,12 +82,7 @@ fn mismatches(fixture: &Fixture) -> Vec<(String, HashKind)> {
                 wrong.push((entry.path.to_string(), hash.kind()));
             }
         }
-        assert!(
-            !decoded.hashes.is_empty(),
-            "{}: {}",
-            fixture.name,
-            entry.path
-        );
+        assert!(!decoded.hashes.is_empty(), "{}: {}", fixture.name, entry.path);
     }
     wrong
 }
@@ -163,10 +136,7 @@ fn truncated_file_names_the_tensor() {
             field: "data",
             offset: last.data_offset,
             tensor: Some("complex128".to_owned()),
-            fault: Fault::OutOfFile {
-                end: last.data_end(),
-                file_len
-            },
+            fault: Fault::OutOfFile { end: last.data_end(), file_len },
         }))
     );
     assert_eq!(front.check_file_len(last.data_end()), Ok(()));
@@ -188,30 +158,17 @@ fn f03_crypt_blocks_of_the_reference() {
                 assert_eq!(crypt, CryptInfo::default(), "{what}");
                 continue;
             }
-            let kdf = crypt
-                .key_derivation
-                .map(|kdf| (kdf.opslimit, kdf.memlimit, hex(&kdf.salt)));
+            let kdf = crypt.key_derivation.map(|kdf| (kdf.opslimit, kdf.memlimit, hex(&kdf.salt)));
             let says = fixture.says.get("opslimit").map(|opslimit| {
                 let memlimit = fixture.says["memlimit"].as_u64().expect("memlimit");
                 let salt = fixture.says["salt_hex"].as_str().expect("salt");
-                (
-                    opslimit.as_u64().expect("opslimit"),
-                    memlimit,
-                    salt.to_owned(),
-                )
+                (opslimit.as_u64().expect("opslimit"), memlimit, salt.to_owned())
             });
             assert_eq!(kdf, says, "{what}");
-            let Some(Cipher::XSalsa20Chunked {
-                chunk_size, tags, ..
-            }) = crypt.cipher
-            else {
+            let Some(Cipher::XSalsa20Chunked { chunk_size, tags, .. }) = crypt.cipher else {
                 panic!("{what}: {:?}", crypt.cipher);
             };
-            assert_eq!(
-                tags.len() as u64,
-                entry.data_len.div_ceil(chunk_size),
-                "{what}"
-            );
+            assert_eq!(tags.len() as u64, entry.data_len.div_ceil(chunk_size), "{what}");
             // The reference keeps a SHA-256 of the plaintext, and no CRC-32, beside a ciphertext.
             let kinds: Vec<_> = decoded.hashes.iter().map(TensorHash::kind).collect();
             assert_eq!(kinds, [HashKind::Sha256], "{what}");

@@ -21,22 +21,13 @@ struct Row {
 
 /// A file to be read whole.
 fn row(name: &'static str, file: Vec<u8>, expect: FormatError) -> Row {
-    Row {
-        name,
-        found: open(&file),
-        expect,
-    }
+    Row { name, found: open(&file), expect }
 }
 
 /// `tensor` is empty where none is known yet.
 fn malformed(field: &'static str, offset: u64, tensor: &str, fault: Fault) -> FormatError {
     let tensor = (!tensor.is_empty()).then(|| tensor.to_owned());
-    FormatError::Malformed(Malformed {
-        field,
-        offset,
-        tensor,
-        fault,
-    })
+    FormatError::Malformed(Malformed { field, offset, tensor, fault })
 }
 
 /// Reads the front, checks the length and decodes every header, as a program would before it reads data.
@@ -56,21 +47,13 @@ fn open(file: &[u8]) -> Result<(), FormatError> {
 
 /// Built once: one row takes 128 MiB.
 static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
-    let parts = [
-        front::rows(),
-        extension::rows(),
-        header::rows(),
-        unwritable::rows(),
-    ];
+    let parts = [front::rows(), extension::rows(), header::rows(), unwritable::rows()];
     parts.into_iter().flatten().collect()
 });
 
 #[test]
 fn f10_every_broken_file_is_refused_by_field_and_offset() {
-    let wrong: Vec<&Row> = ROWS
-        .iter()
-        .filter(|row| row.found != Err(row.expect.clone()))
-        .collect();
+    let wrong: Vec<&Row> = ROWS.iter().filter(|row| row.found != Err(row.expect.clone())).collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
@@ -85,31 +68,21 @@ fn names_of_rows_differ() {
 /// The variants of an enum of `error.rs`, read from its text: the compiler does not list them.
 fn variants(name: &str) -> BTreeSet<String> {
     let source = include_str!("../../src/error.rs");
-    let (_, body) = source
-        .split_once(&format!("pub enum {name} {{\n"))
-        .expect("enum");
+    let (_, body) = source.split_once(&format!("pub enum {name} {{\n")).expect("enum");
     let (body, _) = body.split_once("\n}").expect("end");
     let names = body.lines().filter_map(|line| line.strip_prefix("    "));
-    names
-        .filter(|line| line.starts_with(|c: char| c.is_ascii_uppercase()))
-        .map(variant)
-        .collect()
+    names.filter(|line| line.starts_with(|c: char| c.is_ascii_uppercase())).map(variant).collect()
 }
 
 /// The leading identifier.
 fn variant(text: impl AsRef<str>) -> String {
-    text.as_ref()
-        .chars()
-        .take_while(char::is_ascii_alphanumeric)
-        .collect()
+    text.as_ref().chars().take_while(char::is_ascii_alphanumeric).collect()
 }
 
 #[test]
 fn every_variant_has_a_row() {
     let errors = || ROWS.iter().map(|row| &row.expect);
-    let outer: BTreeSet<_> = errors()
-        .map(|error| variant(format!("{error:?}")))
-        .collect();
+    let outer: BTreeSet<_> = errors().map(|error| variant(format!("{error:?}"))).collect();
     assert_eq!(outer, variants("FormatError"));
     let faults = errors().filter_map(|error| match error {
         FormatError::Malformed(malformed) => Some(variant(format!("{:?}", malformed.fault))),
@@ -128,13 +101,7 @@ fn every_variant_has_a_row() {
 fn messages_are_fragments() {
     for Row { name, expect, .. } in &*ROWS {
         let text = expect.to_string();
-        assert!(
-            text.starts_with(|c: char| c.is_ascii_lowercase()),
-            "{name}: {text}"
-        );
-        assert!(
-            !text.ends_with('.') && !text.contains('\n'),
-            "{name}: {text}"
-        );
+        assert!(text.starts_with(|c: char| c.is_ascii_lowercase()), "{name}: {text}");
+        assert!(!text.ends_with('.') && !text.contains('\n'), "{name}: {text}");
     }
 }

@@ -23,33 +23,16 @@ fn file() -> Vec<u8> {
     let mut options = LayoutOptions::default();
     options.alignment = 1;
     options.extension = plain_extension(1);
-    testing::build(
-        vec![TensorSpec::new("ab", Element::Float32, vec![2, 3])],
-        options,
-    )
+    testing::build(vec![TensorSpec::new("ab", Element::Float32, vec![2, 3])], options)
 }
 
 fn rows() -> Vec<Row> {
     let front = front(&file());
     let entry = &front.entries[0];
-    let metadata = serde_json::to_vec(&front.extension.user_metadata)
-        .expect("JSON")
-        .len() as u64;
-    let row = |field, set, what, value, offset| Row {
-        field,
-        set,
-        what,
-        value,
-        offset,
-    };
+    let metadata = serde_json::to_vec(&front.extension.user_metadata).expect("JSON").len() as u64;
+    let row = |field, set, what, value, offset| Row { field, set, what, value, offset };
     vec![
-        row(
-            "index_len",
-            |l, v| l.index_len = v,
-            "index length",
-            front.header.index_len,
-            65,
-        ),
+        row("index_len", |l, v| l.index_len = v, "index length", front.header.index_len, 65),
         row("tensors", |l, v| l.tensors = v, "tensor count", 1, 57),
         row("path_keys", |l, v| l.path_keys = v, "path keys", 1, 73),
         row(
@@ -87,25 +70,13 @@ fn rows() -> Vec<Row> {
 #[test]
 fn f11_limits_hold_at_their_edges() {
     let file = file();
-    for Row {
-        field,
-        set,
-        what,
-        value,
-        offset,
-    } in rows()
-    {
+    for Row { field, set, what, value, offset } in rows() {
         let mut limits = Limits::default();
         set(&mut limits, value);
         let step = FrontDecoder::new(limits.clone()).step(&file);
         assert!(matches!(step, Ok(Step::Done(_))), "{field}: {step:?}");
         set(&mut limits, value - 1);
-        let over = FormatError::LimitExceeded {
-            what,
-            value,
-            limit: value - 1,
-            offset,
-        };
+        let over = FormatError::LimitExceeded { what, value, limit: value - 1, offset };
         assert_eq!(FrontDecoder::new(limits).step(&file), Err(over), "{field}");
     }
 }
@@ -114,10 +85,8 @@ fn f11_limits_hold_at_their_edges() {
 fn every_limit_has_a_row() {
     let debug = format!("{:?}", Limits::default());
     let (_, fields) = debug.split_once("{ ").expect("fields");
-    let fields: Vec<&str> = fields
-        .split(", ")
-        .filter_map(|field| Some(field.split_once(':')?.0))
-        .collect();
+    let fields: Vec<&str> =
+        fields.split(", ").filter_map(|field| Some(field.split_once(':')?.0)).collect();
     let rows = rows();
     assert_eq!(rows.iter().map(|row| row.field).collect::<Vec<_>>(), fields);
 }
@@ -156,11 +125,7 @@ fn peak(file: &[u8]) -> u64 {
 fn check(name: &str, file: &[u8], per_byte: u64) {
     let peak = peak(file);
     let bound = file.len() as u64 * per_byte + 8192;
-    assert!(
-        peak <= bound,
-        "{name}: {peak} bytes of memory for {} of file",
-        file.len()
-    );
+    assert!(peak <= bound, "{name}: {peak} bytes of memory for {} of file", file.len());
 }
 
 #[test]
@@ -181,20 +146,12 @@ fn f12_memory_follows_the_bytes_that_are_there() {
         keys.extend((0..30_000).map(|_| PathKey::Index(0)));
         TensorSpec::new(TensorPath::new(keys).expect("keys"), Element::Uint8, vec![])
     };
-    check(
-        "deep paths",
-        &testing::build((0..4).map(deep).collect(), packed.clone()),
-        64,
-    );
+    check("deep paths", &testing::build((0..4).map(deep).collect(), packed.clone()), 64);
 
     let mut meta = packed.clone();
     let objects = format!("{{\"k\":[{}]}}", vec!["{\"\":0}"; 8_000].join(","));
     meta.extension.user_metadata = serde_json::from_str(&objects).expect("object");
-    check(
-        "metadata objects",
-        &testing::build(testing::specs(), meta),
-        128,
-    );
+    check("metadata objects", &testing::build(testing::specs(), meta), 128);
 
     // Lengths and counts that lie: nothing is taken for bytes that are not there.
     let file = file();
@@ -210,16 +167,11 @@ fn f12_memory_follows_the_bytes_that_are_there() {
     }
     let mut options = packed;
     options.cipher = Some(compat(None));
-    let file = testing::build(
-        vec![TensorSpec::new("ab", Element::Float32, vec![2, 3])],
-        options,
-    );
+    let file = testing::build(vec![TensorSpec::new("ab", Element::Float32, vec![2, 3])], options);
     let crypt = 115 + 31;
-    for (name, at) in [
-        ("crypt block", crypt),
-        ("crypt chunk", crypt + 10),
-        ("tag count", crypt + 52),
-    ] {
+    for (name, at) in
+        [("crypt block", crypt), ("crypt chunk", crypt + 10), ("tag count", crypt + 52)]
+    {
         let mut lie = file.clone();
         lie[at..at + 8].copy_from_slice(&(1_u64 << 40).to_le_bytes());
         check(name, &lie, 4);

@@ -20,13 +20,7 @@ pub(crate) fn fixtures() -> Vec<Fixture> {
     let files = manifest["files"].as_object().expect("files");
     let on_disk = std::fs::read_dir(&folder).expect("folder");
     let mut on_disk: Vec<String> = on_disk
-        .map(|entry| {
-            entry
-                .expect("entry")
-                .file_name()
-                .into_string()
-                .expect("UTF-8")
-        })
+        .map(|entry| entry.expect("entry").file_name().into_string().expect("UTF-8"))
         .filter(|name| name.ends_with(".tensors"))
         .collect();
     on_disk.sort();

@@ -110,10 +110,7 @@ fn f17_padding_in_a_header_is_free_but_hashed() {
     let painted = patch(file.clone(), at(entry.data_offset) - 9, &[0xaa]);
     let [plain, painted] = [file, painted].map(|file| {
         let header = header(&file, entry, front.header.flags);
-        (
-            header.hashes.clone(),
-            header.hashed_bytes(header_bytes(&file, entry)),
-        )
+        (header.hashes.clone(), header.hashed_bytes(header_bytes(&file, entry)))
     });
     assert_eq!(plain.0, painted.0);
     assert_ne!(plain.1, painted.1);
@@ -121,22 +118,11 @@ fn f17_padding_in_a_header_is_free_but_hashed() {
 
 #[test]
 fn f18_hashes_are_a_list_of_any_length() {
-    for kinds in [
-        &[][..],
-        &[HashKind::Sha256],
-        &[HashKind::Sha256, HashKind::Crc32],
-    ] {
+    for kinds in [&[][..], &[HashKind::Sha256], &[HashKind::Sha256, HashKind::Crc32]] {
         let file = one(|options| options.hashes = kinds.to_vec());
         let front = front(&file);
         let header = header(&file, &front.entries[0], front.header.flags);
-        assert_eq!(
-            header
-                .hashes
-                .iter()
-                .map(TensorHash::kind)
-                .collect::<Vec<_>>(),
-            kinds
-        );
+        assert_eq!(header.hashes.iter().map(TensorHash::kind).collect::<Vec<_>>(), kinds);
     }
     // Eight CRC-32 in the room of one of each kind: the header's fields before the data length keep their place.
     let file = one(|options| options.hashes = vec![HashKind::Crc32, HashKind::Sha256]);
@@ -166,10 +152,7 @@ fn f20_a_path_may_be_spelled_otherwise() {
     };
     same(b"\x1e[\"a\"]", &["a".into()]);
     same(b"\x1e[ \"a\" , 0 ]", &["a".into(), 0.into()]);
-    same(
-        "\u{1e}[\"名\",\"\\/\"]".as_bytes(),
-        &["名".into(), "/".into()],
-    );
+    same("\u{1e}[\"名\",\"\\/\"]".as_bytes(), &["名".into(), "/".into()]);
     same(b"\x1e[\"\\u0061\"]", &["a".into()]);
     same(b"\x1e[18446744073709551615]", &[u64::MAX.into()]);
 
@@ -195,18 +178,10 @@ fn f21_dtypes_of_old_and_new_files() {
         ("|u1", "uint8", ByteOrder::Little),
         ("<V2\0torch.bfloat16", "bfloat16", ByteOrder::Little),
         ("|V2\0torch.bfloat16", "bfloat16", ByteOrder::Little),
-        (
-            "|V1\0torch.float4_e2m1fn_x2",
-            "float4_e2m1fn_x2",
-            ByteOrder::Little,
-        ),
+        ("|V1\0torch.float4_e2m1fn_x2", "float4_e2m1fn_x2", ByteOrder::Little),
     ] {
         let dtype = Dtype::from_wire(wire).expect(wire);
-        assert_eq!(
-            (dtype.name(), dtype.byte_order()),
-            (name, order),
-            "{wire:?}"
-        );
+        assert_eq!((dtype.name(), dtype.byte_order()), (name, order), "{wire:?}");
     }
 }
 
@@ -229,11 +204,8 @@ fn f22_a_single_tag_covers_the_whole_tensor() {
     one_tag = patch(one_tag, crypt + 10, &(42 + 16_u64).to_le_bytes());
     one_tag = patch(one_tag, crypt + 52, &1_u64.to_le_bytes());
     let decoded = TensorHeader::decode(&one_tag, &entry, flags).expect("one tag");
-    let Some(Cipher::XSalsa20Chunked {
-        chunk_size: 1024,
-        tags,
-        ..
-    }) = decoded.crypt.and_then(|c| c.cipher)
+    let Some(Cipher::XSalsa20Chunked { chunk_size: 1024, tags, .. }) =
+        decoded.crypt.and_then(|c| c.cipher)
     else {
         panic!("chunked");
     };
@@ -243,31 +215,20 @@ fn f22_a_single_tag_covers_the_whole_tensor() {
     whole = patch(whole, crypt + 10, &42_u64.to_le_bytes());
     whole = patch(whole, crypt + 18, &[3]);
     let decoded = TensorHeader::decode(&whole, &entry, flags).expect("whole");
-    assert!(matches!(
-        decoded.crypt.and_then(|c| c.cipher),
-        Some(Cipher::XSalsa20Whole { .. })
-    ));
+    assert!(matches!(decoded.crypt.and_then(|c| c.cipher), Some(Cipher::XSalsa20Whole { .. })));
 }
 
 #[test]
 fn f23_the_lowest_version_is_written() {
     let spec = |element, shape: &[u64]| TensorSpec::new("a", element, shape.to_vec());
     let plain = || spec(Element::Float32, &[3]);
-    let meta = TensorSpec {
-        meta: true,
-        ..plain()
-    };
+    let meta = TensorSpec { meta: true, ..plain() };
     let long = spec(Element::Float32, &[0, 1 << 32]);
     let opaque = || spec(Element::Bfloat16, &[3]);
     let encrypted = || options(|options| options.cipher = Some(compat(Some(argon2id()))));
     for (spec, options, version, flags) in [
         (plain(), options(|_| {}), Version::V1, 0),
-        (
-            spec(Element::Uint8, &[u32::MAX.into(), 0]),
-            options(|_| {}),
-            Version::V1,
-            0,
-        ),
+        (spec(Element::Uint8, &[u32::MAX.into(), 0]), options(|_| {}), Version::V1, 0),
         (opaque(), options(|_| {}), Version::V2, 0),
         (opaque(), encrypted(), Version::V3, 0),
         (meta.clone(), options(|_| {}), Version::V4, 0),
@@ -284,13 +245,7 @@ fn f23_the_lowest_version_is_written() {
 
 #[test]
 fn f24_the_index_has_the_length_it_needs() {
-    let spec = |i| {
-        TensorSpec::new(
-            format!("model.layers.{i}.mlp.weight"),
-            Element::Int8,
-            vec![1],
-        )
-    };
+    let spec = |i| TensorSpec::new(format!("model.layers.{i}.mlp.weight"), Element::Int8, vec![1]);
     // The reference gives up where its 256 KiB are full.
     let file = testing::build((0..6_000).map(spec).collect(), options(|_| {}));
     let front = front(&file);
@@ -306,11 +261,7 @@ fn f25_data_is_aligned_and_empty_tensors_cost_no_block() {
     let spec = |name: &str, len| TensorSpec::new(name, Element::Uint8, vec![len]);
     let specs = vec![spec("a", 3), spec("none", 0), spec("b", 5000), spec("c", 1)];
     let layout = Layout::plan(specs, LayoutOptions::default()).expect("writable");
-    let places: Vec<_> = layout
-        .entries()
-        .iter()
-        .map(|entry| entry.data_offset % 4096)
-        .collect();
+    let places: Vec<_> = layout.entries().iter().map(|entry| entry.data_offset % 4096).collect();
     assert_eq!((places[0], places[2], places[3]), (0, 0, 0));
     assert!(layout.entries()[1].header_len() < 64);
     assert_eq!(layout.file_len(), layout.entries()[3].data_end() + 8);
@@ -321,9 +272,7 @@ fn f26_a_plain_file_carries_a_crc32_that_verifies() {
     let layout = Layout::plan(testing::specs(), LayoutOptions::default()).expect("writable");
     for (i, entry) in layout.entries().iter().enumerate() {
         let data = testing::paint(entry.data_len);
-        let zeroed = layout
-            .encode_header(i, &layout.zero_hashes(), None)
-            .expect("planned");
+        let zeroed = layout.encode_header(i, &layout.zero_hashes(), None).expect("planned");
         let crc32 = TensorHash::Crc32(crc32fast::hash(&[&zeroed[..], &data].concat()));
         let bytes = layout.encode_header(i, &[crc32], None).expect("planned");
         let decoded = TensorHeader::decode(&bytes, entry, layout.header().flags).expect("valid");
@@ -334,10 +283,7 @@ fn f26_a_plain_file_carries_a_crc32_that_verifies() {
 
 #[test]
 fn f27_a_meta_tensor_has_a_size_but_no_bytes() {
-    let meta = TensorSpec {
-        meta: true,
-        ..TensorSpec::new("m", Element::Bfloat16, vec![2, 3])
-    };
+    let meta = TensorSpec { meta: true, ..TensorSpec::new("m", Element::Bfloat16, vec![2, 3]) };
     let file = testing::build(vec![meta], LayoutOptions::default());
     let entry = &front(&file).entries[0];
     assert!(entry.is_meta());
@@ -364,16 +310,11 @@ fn f28_what_hashes_and_tags_cover() {
         tags.iter_mut().for_each(|tag| *tag = [0x77; 16]);
     }
     let hash = TensorHash::Sha256(Sha256::digest("x").into());
-    let bytes = layout
-        .encode_header(0, &[hash], Some(&crypt))
-        .expect("planned");
+    let bytes = layout.encode_header(0, &[hash], Some(&crypt)).expect("planned");
     let decoded =
         TensorHeader::decode(&bytes, &layout.entries()[0], layout.header().flags).expect("valid");
     // Fields up to the hash block, the block with a zero value, then what follows the crypt block.
-    let (hash_at, crypt_at) = (
-        8 + 2 + 1 + 4 + 4 + 5,
-        8 + 2 + 1 + 4 + 4 + 5 + 2 + 1 + 2 + 32,
-    );
+    let (hash_at, crypt_at) = (8 + 2 + 1 + 4 + 4 + 5, 8 + 2 + 1 + 4 + 4 + 5 + 2 + 1 + 2 + 32);
     let mut zeroed = bytes.clone();
     zeroed[hash_at + 5..crypt_at].fill(0);
     let block_len = 8 + 2 + 8 + 2 + 8 + 8 + 32;

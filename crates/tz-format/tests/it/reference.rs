@@ -46,12 +46,7 @@ impl<'a> Cursor<'a> {
     /// A little-endian number of `width` bytes.
     fn number(&mut self, width: u64) -> Option<u64> {
         let bytes = self.take(width)?;
-        Some(
-            bytes
-                .iter()
-                .rev()
-                .fold(0, |value, &byte| value << 8 | u64::from(byte)),
-        )
+        Some(bytes.iter().rev().fold(0, |value, &byte| value << 8 | u64::from(byte)))
     }
 
     /// Bytes after their length, which is `width` bytes wide.
@@ -86,10 +81,7 @@ fn dtype(bytes: &[u8]) -> Option<(String, u64, bool)> {
     }
     for row in OPAQUE.split(',') {
         let (size, name) = row.split_once(' ')?;
-        if ["|", "<"]
-            .iter()
-            .any(|mark| text == format!("{mark}V{size}\0torch.{name}"))
-        {
+        if ["|", "<"].iter().any(|mark| text == format!("{mark}V{size}\0torch.{name}")) {
             return Some((name.to_owned(), size.parse().ok()?, true));
         }
     }
@@ -175,9 +167,7 @@ fn tensor(
     let bytes = if shape.contains(&0) {
         0
     } else {
-        shape
-            .iter()
-            .try_fold(size, |len, &dim| len.checked_mul(dim))?
+        shape.iter().try_fold(size, |len, &dim| len.checked_mul(dim))?
     };
     let meta = len == 0 && version >= 4;
     let data_end = data_at.checked_add(len)?;
@@ -242,10 +232,7 @@ fn extension(mut c: Cursor<'_>, tensors: u64, said: &mut Said) -> Option<()> {
         let text = || String::from_utf8(body.to_vec()).ok();
         let size = body.len() as u64;
         let (fine, twice) = match kind {
-            1 => (
-                size == 32 * tensors,
-                said.blake3.replace(hex(body)).is_some(),
-            ),
+            1 => (size == 32 * tensors, said.blake3.replace(hex(body)).is_some()),
             2 => (true, said.writer.replace(text()?).is_some()),
             3 => {
                 let value: Value = serde_json::from_slice(body).ok()?;
@@ -270,32 +257,21 @@ pub(crate) fn slow(file: &[u8]) -> Option<Said> {
     (c.take(5)? == b"|TZR|").then_some(())?;
     let version = c.number(4)?;
     let bits = c.take(32)?;
-    let set: Vec<usize> = (0..256)
-        .filter(|bit| bits[bit / 8] >> (bit % 8) & 1 == 1)
-        .collect();
-    let known = set
-        .iter()
-        .all(|bit| matches!((bit, version), (0 | 128, 4 | 5) | (1, 5)));
+    let set: Vec<usize> = (0..256).filter(|bit| bits[bit / 8] >> (bit % 8) & 1 == 1).collect();
+    let known = set.iter().all(|bit| matches!((bit, version), (0 | 128, 4 | 5) | (1, 5)));
     let has = |bit| set.contains(&bit);
     let flags = [has(0) || version == 3, has(1), has(128)];
     let (count, index_len) = (c.take(16).and_then(|_| c.number(8))?, c.number(8)?);
     let profile_fits = !has(128) || has(0);
     ((1..=5).contains(&version) && known && profile_fits && count > 0).then_some(())?;
     let mut index = Cursor(c.take(index_len)?);
-    let mut said = Said {
-        version,
-        flags,
-        ..Said::default()
-    };
+    let mut said = Said { version, flags, ..Said::default() };
     let mut end = 73 + index_len;
     let mut paths: Vec<Vec<Value>> = Vec::new();
     for _ in 0..count {
         let tensor = tensor(file, &mut index, version, flags, end)?;
         let path = tensor.path.as_array()?.clone();
-        paths
-            .iter()
-            .all(|other| apart(&path, other))
-            .then_some(())?;
+        paths.iter().all(|other| apart(&path, other)).then_some(())?;
         paths.push(path);
         end = tensor.place[1] + tensor.place[2];
         said.tensors.push(tensor);

@@ -19,10 +19,7 @@ fn name() -> impl Strategy<Value = String> {
 }
 
 fn key() -> impl Strategy<Value = PathKey> {
-    prop_oneof![
-        name().prop_map(PathKey::Name),
-        any::<u64>().prop_map(PathKey::Index)
-    ]
+    prop_oneof![name().prop_map(PathKey::Name), any::<u64>().prop_map(PathKey::Index)]
 }
 
 /// Shapes that paint quickly; a zero somewhere allows dimensions of any size beside it.
@@ -38,20 +35,14 @@ fn shape() -> impl Strategy<Value = Vec<u64>> {
 }
 
 fn dtype() -> impl Strategy<Value = Dtype> {
-    let big = ">f4,>f8,>i2,>u8,>c16"
-        .split(',')
-        .map(|text| Dtype::from_wire(text).expect(text));
+    let big = ">f4,>f8,>i2,>u8,>c16".split(',').map(|text| Dtype::from_wire(text).expect(text));
     let all = Element::ALL.iter().copied().map(Dtype::from).chain(big);
     prop::sample::select(all.collect::<Vec<_>>())
 }
 
 /// Specs whose paths cannot conflict, because each begins with a name of its own.
 fn specs() -> impl Strategy<Value = Vec<TensorSpec>> {
-    let kinds = [
-        TensorKind::Parameter,
-        TensorKind::Buffer,
-        TensorKind::StateDict,
-    ];
+    let kinds = [TensorKind::Parameter, TensorKind::Buffer, TensorKind::StateDict];
     let spec = (
         name(),
         prop::collection::vec(key(), 0..4),
@@ -75,20 +66,9 @@ fn specs() -> impl Strategy<Value = Vec<TensorSpec>> {
             let mut keys = vec![PathKey::Name(format!("{name}{i}"))];
             keys.extend(rest);
             let path = TensorPath::new(keys).expect("keys");
-            let kind = if path.plain().is_some() {
-                kind
-            } else {
-                TensorKind::StateDict
-            };
+            let kind = if path.plain().is_some() { kind } else { TensorKind::StateDict };
             let meta = meta && !shape.is_empty() && !shape.contains(&0);
-            TensorSpec {
-                path,
-                kind,
-                module_index,
-                dtype,
-                shape,
-                meta,
-            }
+            TensorSpec { path, kind, module_index, dtype, shape, meta }
         };
         rows.into_iter().enumerate().map(build).collect()
     })
@@ -128,11 +108,7 @@ fn lowest_version(specs: &[TensorSpec], options: &LayoutOptions) -> Version {
             (spec.meta, Version::V4),
             (spec.shape.iter().any(|&dim| dim >= 1 << 32), Version::V5),
         ];
-        lowest = needs
-            .into_iter()
-            .filter(|(yes, _)| *yes)
-            .map(|(_, v)| v)
-            .fold(lowest, Ord::max);
+        lowest = needs.into_iter().filter(|(yes, _)| *yes).map(|(_, v)| v).fold(lowest, Ord::max);
     }
     match options.cipher {
         None => lowest,
@@ -216,10 +192,7 @@ fn f07_lengths_at_their_widths_survive() {
     let mut deep = TensorSpec::new("deep", Element::Uint8, vec![1; 255]);
     deep.shape[254] = u64::from(u32::MAX);
     deep.meta = true;
-    let specs = vec![
-        TensorSpec::new(longest.clone(), Element::Int64, vec![3]),
-        deep.clone(),
-    ];
+    let specs = vec![TensorSpec::new(longest.clone(), Element::Int64, vec![3]), deep.clone()];
     let file = testing::build(specs, LayoutOptions::default());
     let front = front(&file);
     assert_eq!(front.entries[0].path.plain(), Some(&*longest));
@@ -243,12 +216,6 @@ fn extension_offsets_point_at_the_bytes() {
         file[usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap()].to_vec()
     };
     assert_eq!(Some(bytes(front.key_slots_at())), expect.key_slots);
-    assert_eq!(
-        bytes(front.metadata_mac_at()),
-        expect.metadata_mac.expect("mac")
-    );
-    assert_eq!(
-        front.metadata_mac_at().map(|range| range.end),
-        Some(front.header.front_len())
-    );
+    assert_eq!(bytes(front.metadata_mac_at()), expect.metadata_mac.expect("mac"));
+    assert_eq!(front.metadata_mac_at().map(|range| range.end), Some(front.header.front_len()));
 }

@@ -6,15 +6,8 @@ use crate::files::generated;
 use crate::manifest::{fixtures, front, header_bytes};
 
 fn every_file() -> Vec<(String, Vec<u8>)> {
-    let ours = generated()
-        .into_iter()
-        .map(|(name, bytes)| (name.to_owned(), bytes));
-    ours.chain(
-        fixtures()
-            .into_iter()
-            .map(|fixture| (fixture.name, fixture.bytes)),
-    )
-    .collect()
+    let ours = generated().into_iter().map(|(name, bytes)| (name.to_owned(), bytes));
+    ours.chain(fixtures().into_iter().map(|fixture| (fixture.name, fixture.bytes))).collect()
 }
 
 #[test]
@@ -28,21 +21,14 @@ fn f08_every_prefix_of_a_valid_file_is_a_step() {
             (0..front_len).filter(|len| *len < 4096 || len % 251 == 0 || len + 64 > front_len);
         for len in bites {
             let Ok(Step::Need(range)) = decoder.step(&file[..len]) else {
-                panic!(
-                    "{name}: {len} of {front_len} bytes: {:?}",
-                    decoder.step(&file[..len])
-                );
+                panic!("{name}: {len} of {front_len} bytes: {:?}", decoder.step(&file[..len]));
             };
             // Always the file's first bytes, more than are there, and never more than the front.
             let need = if len < 73 { 73 } else { front_len };
             assert_eq!(range, 0..need as u64, "{name}: {len}");
         }
         for len in [front_len, front_len + 1, file.len()] {
-            assert_eq!(
-                decoder.step(&file[..len]),
-                Ok(Step::Done(expect.clone())),
-                "{name}: {len}"
-            );
+            assert_eq!(decoder.step(&file[..len]), Ok(Step::Done(expect.clone())), "{name}: {len}");
         }
     }
 }
@@ -78,39 +64,20 @@ fn f09_every_truncation_is_noticed() {
         });
         let small = file.len() < 100_000;
         let all = front.header.front_len()..front.data_end();
-        let cuts: Vec<u64> = if small {
-            all.clone().collect()
-        } else {
-            edges.collect()
-        };
+        let cuts: Vec<u64> = if small { all.clone().collect() } else { edges.collect() };
         for len in cuts.into_iter().filter(|len| all.contains(len)) {
-            let cut = front
-                .entries
-                .iter()
-                .find(|entry| entry.data_end() > len)
-                .expect("cut");
+            let cut = front.entries.iter().find(|entry| entry.data_end() > len).expect("cut");
             match front.check_file_len(len) {
                 Err(FormatError::Malformed(malformed)) => {
-                    assert_eq!(
-                        malformed.tensor,
-                        Some(cut.path.to_string()),
-                        "{name}: {len}"
-                    );
-                    let fault = Fault::OutOfFile {
-                        end: cut.data_end(),
-                        file_len: len,
-                    };
+                    assert_eq!(malformed.tensor, Some(cut.path.to_string()), "{name}: {len}");
+                    let fault = Fault::OutOfFile { end: cut.data_end(), file_len: len };
                     assert_eq!(malformed.fault, fault, "{name}: {len}");
                 }
                 other => panic!("{name}: {len}: {other:?}"),
             }
         }
         for len in front.data_end()..front.data_end() + 9 {
-            assert_eq!(
-                front.check_file_len(len),
-                Ok(()),
-                "{name}: the terminator is not needed"
-            );
+            assert_eq!(front.check_file_len(len), Ok(()), "{name}: the terminator is not needed");
         }
         if name == "truncated_data.tensors" {
             continue;
@@ -119,10 +86,7 @@ fn f09_every_truncation_is_noticed() {
             let header = header_bytes(&file, entry);
             for len in 0..header.len().min(300) {
                 let cut = TensorHeader::decode(&header[..len], entry, front.header.flags);
-                assert!(
-                    matches!(cut, Err(FormatError::Malformed(_))),
-                    "{name}: {len}: {cut:?}"
-                );
+                assert!(matches!(cut, Err(FormatError::Malformed(_))), "{name}: {len}: {cut:?}");
             }
         }
     }

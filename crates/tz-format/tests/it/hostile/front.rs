@@ -61,18 +61,11 @@ fn bad_path(name: &'static str, wire: &[u8; 8], why: &'static str) -> Row {
 /// Second path, reason; the first is `["a",1]`.
 fn conflict(name: &'static str, second: &[u8; 8], path: &str, why: &'static str) -> Row {
     let file = two_paths(b"\x1e[\"a\",1]", second);
-    row(
-        name,
-        file,
-        malformed("name", 123, path, Fault::PathConflict(why)),
-    )
+    row(name, file, malformed("name", 123, path, Fault::PathConflict(why)))
 }
 
 pub(super) fn rows() -> Vec<Row> {
-    [file_header(), index(), paths(), places()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [file_header(), index(), paths(), places()].into_iter().flatten().collect()
 }
 
 fn file_header() -> Vec<Row> {
@@ -81,31 +74,15 @@ fn file_header() -> Vec<Row> {
         patch(file, FLAGS + bit / 8, &[1 << (bit % 8)])
     };
     let unsupported = |bit, version| FormatError::UnsupportedFlag { bit, version };
-    let over = |what, value, limit, offset| FormatError::LimitExceeded {
-        what,
-        value,
-        limit,
-        offset,
-    };
+    let over =
+        |what, value, limit, offset| FormatError::LimitExceeded { what, value, limit, offset };
     let flags = |fault| malformed("feature flags", 9, "", fault);
     let count = |count: u64| patch(two(), COUNT, &count.to_le_bytes());
     let len = |len: u64| patch(two(), INDEX_LEN, &len.to_le_bytes());
     vec![
-        row(
-            "another_kind_of_file",
-            patch(two(), 4, b"!"),
-            FormatError::NotTensors,
-        ),
-        row(
-            "version_0",
-            patch(two(), VERSION, &[0]),
-            FormatError::UnsupportedVersion(0),
-        ),
-        row(
-            "version_6",
-            patch(two(), VERSION, &[6]),
-            FormatError::UnsupportedVersion(6),
-        ),
+        row("another_kind_of_file", patch(two(), 4, b"!"), FormatError::NotTensors),
+        row("version_0", patch(two(), VERSION, &[0]), FormatError::UnsupportedVersion(0)),
+        row("version_6", patch(two(), VERSION, &[6]), FormatError::UnsupportedVersion(6)),
         row(
             "version_high_byte",
             patch(two(), VERSION + 3, &[1]),
@@ -115,31 +92,15 @@ fn file_header() -> Vec<Row> {
         row("flag_of_version_5_in_4", flag(4, 1), unsupported(1, 4)),
         row("unknown_flag", flag(5, 2), unsupported(2, 5)),
         row("last_flag", flag(4, 255), unsupported(255, 4)),
-        row(
-            "sealed_but_not_encrypted",
-            flag(4, 128),
-            flags(Fault::WrongProfile),
-        ),
-        row(
-            "no_tensors",
-            count(0),
-            malformed("tensor count", 57, "", Fault::Empty),
-        ),
-        row(
-            "too_many_tensors",
-            count(4_000_001),
-            over("tensor count", 4_000_001, 4_000_000, 57),
-        ),
+        row("sealed_but_not_encrypted", flag(4, 128), flags(Fault::WrongProfile)),
+        row("no_tensors", count(0), malformed("tensor count", 57, "", Fault::Empty)),
+        row("too_many_tensors", count(4_000_001), over("tensor count", 4_000_001, 4_000_000, 57)),
         row(
             "index_too_long",
             len((256 << 20) + 1),
             over("index length", (256 << 20) + 1, 256 << 20, 65),
         ),
-        row(
-            "index_len_all_ones",
-            len(u64::MAX),
-            over("index length", u64::MAX, 256 << 20, 65),
-        ),
+        row("index_len_all_ones", len(u64::MAX), over("index length", u64::MAX, 256 << 20, 65)),
         row(
             "count_beyond_entries",
             count(3),
@@ -150,28 +111,18 @@ fn file_header() -> Vec<Row> {
             patch(len(83), HEADER_OFFSET, &[156]),
             malformed("data length", 149, "cd", Fault::Truncated),
         ),
-        row(
-            "empty_index",
-            len(0),
-            malformed("name length", 73, "", Fault::Truncated),
-        ),
+        row("empty_index", len(0), malformed("name length", 73, "", Fault::Truncated)),
     ]
 }
 
 fn index() -> Vec<Row> {
     let too_low = |needs, has| Fault::VersionTooLow { needs, has };
-    let opaque = testing::build(
-        vec![TensorSpec::new("ab", Element::Bfloat16, vec![3])],
-        packed(),
-    );
+    let opaque = testing::build(vec![TensorSpec::new("ab", Element::Bfloat16, vec![3])], packed());
     let mut meta = spec("ab");
     meta.meta = true;
     let meta = testing::build(vec![meta], packed());
     let of_ab = |field, offset: usize, fault| malformed(field, offset as u64, "ab", fault);
-    let wrong_len = Fault::WrongDataLength {
-        found: 23,
-        expected: 24,
-    };
+    let wrong_len = Fault::WrongDataLength { found: 23, expected: 24 };
     let text = "<f3".to_owned();
     vec![
         row(
@@ -194,11 +145,7 @@ fn index() -> Vec<Row> {
             patch(two(), DTYPE_LEN, &[255]),
             of_ab("dtype", DTYPE, Fault::Truncated),
         ),
-        row(
-            "dtype_not_utf8",
-            patch(two(), DTYPE, &[0xff]),
-            of_ab("dtype", DTYPE, Fault::NotUtf8),
-        ),
+        row("dtype_not_utf8", patch(two(), DTYPE, &[0xff]), of_ab("dtype", DTYPE, Fault::NotUtf8)),
         row(
             "unknown_dtype",
             patch(two(), DTYPE + 2, b"3"),
@@ -256,11 +203,7 @@ fn paths() -> Vec<Row> {
         bad_path("open_array", b"\x1e[1,2,34", "not a JSON array"),
         bad_path("not_json", b"\x1e[\"a\",b]", "not a JSON array"),
         bad_path("not_utf8_in_json", b"\x1e[\"\xff\"  ]", "not a JSON array"),
-        bad_path(
-            "line_break",
-            b"\x1e[1,\n 2]",
-            "line break in the JSON array",
-        ),
+        bad_path("line_break", b"\x1e[1,\n 2]", "line break in the JSON array"),
         row(
             "path_twice",
             patch(two(), NAME + ENTRY, b"ab"),
@@ -271,35 +214,16 @@ fn paths() -> Vec<Row> {
             two_paths(b"\x1e[\"a\",1]", b"\x1e[\"a\",1]"),
             malformed("name", 123, "a/1", duplicate),
         ),
-        conflict(
-            "prefix_of_another",
-            b"\x1e[\"a\"  ]",
-            "a",
-            "it is a prefix of another",
-        ),
-        conflict(
-            "mixed_keys",
-            b"\x1e[12345]",
-            "12345",
-            "one level mixes strings and integers",
-        ),
+        conflict("prefix_of_another", b"\x1e[\"a\"  ]", "a", "it is a prefix of another"),
+        conflict("mixed_keys", b"\x1e[12345]", "12345", "one level mixes strings and integers"),
         row(
             "below_a_tensor",
             two_paths(b"\x1e[\"a\"  ]", b"\x1e[\"a\",1]"),
-            malformed(
-                "name",
-                123,
-                "a/1",
-                Fault::PathConflict("a prefix of it is a tensor"),
-            ),
+            malformed("name", 123, "a/1", Fault::PathConflict("a prefix of it is a tensor")),
         ),
         row(
             "parameter_with_structured_path",
-            patch(
-                two_paths(b"\x1e[\"a\",1]", b"\x1e[\"a\",2]"),
-                KIND + 6,
-                &[0],
-            ),
+            patch(two_paths(b"\x1e[\"a\",1]", b"\x1e[\"a\",2]"), KIND + 6, &[0]),
             malformed("name", 75, "a/1", Fault::StructuredPath),
         ),
     ]
@@ -322,26 +246,15 @@ fn places() -> Vec<Row> {
     let mut cut = two();
     cut.truncate(cut.len() - 9);
     let end = cut.len() as u64 + 1;
-    let out = Fault::OutOfFile {
-        end,
-        file_len: end - 1,
-    };
+    let out = Fault::OutOfFile { end, file_len: end - 1 };
     vec![
         row(
             "header_inside_the_index",
             set(HEADER_OFFSET, HEADER - 1),
             header_at(Fault::Overlap(HEADER)),
         ),
-        row(
-            "hole_after_the_index",
-            set(HEADER_OFFSET, HEADER + 1),
-            header_at(Fault::Hole(HEADER)),
-        ),
-        row(
-            "header_offset_all_ones",
-            set(HEADER_OFFSET, u64::MAX),
-            header_at(Fault::Hole(HEADER)),
-        ),
+        row("hole_after_the_index", set(HEADER_OFFSET, HEADER + 1), header_at(Fault::Hole(HEADER))),
+        row("header_offset_all_ones", set(HEADER_OFFSET, u64::MAX), header_at(Fault::Hole(HEADER))),
         row(
             "overlapping_tensors",
             set(HEADER_OFFSET + ENTRY, HEADER),
@@ -352,35 +265,15 @@ fn places() -> Vec<Row> {
             set(HEADER_OFFSET + ENTRY, data_end + 1),
             second_at(Fault::Hole(data_end)),
         ),
-        row(
-            "data_before_header",
-            set(DATA_OFFSET, HEADER - 1),
-            data_at(Fault::HeaderTooShort),
-        ),
+        row("data_before_header", set(DATA_OFFSET, HEADER - 1), data_at(Fault::HeaderTooShort)),
         row(
             "no_room_for_the_header",
             set(DATA_OFFSET, HEADER + 38),
             data_at(Fault::HeaderTooShort),
         ),
-        row(
-            "data_beyond_2_63",
-            set(DATA_OFFSET, max - 23),
-            data_at(Fault::OffsetOverflow),
-        ),
-        row(
-            "data_offset_all_ones",
-            set(DATA_OFFSET, u64::MAX),
-            data_at(Fault::OffsetOverflow),
-        ),
-        row(
-            "header_too_long",
-            set(DATA_OFFSET, HEADER + limit + 1),
-            over,
-        ),
-        row(
-            "cut_in_the_last_tensor",
-            cut,
-            malformed("data", HEADER + 39 + 24 + 39, "cd", out),
-        ),
+        row("data_beyond_2_63", set(DATA_OFFSET, max - 23), data_at(Fault::OffsetOverflow)),
+        row("data_offset_all_ones", set(DATA_OFFSET, u64::MAX), data_at(Fault::OffsetOverflow)),
+        row("header_too_long", set(DATA_OFFSET, HEADER + limit + 1), over),
+        row("cut_in_the_last_tensor", cut, malformed("data", HEADER + 39 + 24 + 39, "cd", out)),
     ]
 }

@@ -21,16 +21,12 @@ fn build(dims: Vec<u64>, change: impl FnOnce(&mut LayoutOptions)) -> Vec<u8> {
 
 /// A tensor of 24 bytes with both hashes.
 fn hashed() -> Vec<u8> {
-    build(vec![2, 3], |options| {
-        options.hashes = vec![HashKind::Crc32, HashKind::Sha256]
-    })
+    build(vec![2, 3], |options| options.hashes = vec![HashKind::Crc32, HashKind::Sha256])
 }
 
 /// A tensor of 24 bytes under one tag, with key derivation.
 fn encrypted() -> Vec<u8> {
-    build(vec![2, 3], |options| {
-        options.cipher = Some(compat(Some(argon2id())))
-    })
+    build(vec![2, 3], |options| options.cipher = Some(compat(Some(argon2id()))))
 }
 
 /// A tensor of 2,400 bytes in three chunks.
@@ -49,10 +45,7 @@ fn of_ab(field: &'static str, offset: usize, fault: Fault) -> tz_format::FormatE
 }
 
 pub(super) fn rows() -> Vec<Row> {
-    [fields(), hashes(), crypt(), ciphers()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [fields(), hashes(), crypt(), ciphers()].into_iter().flatten().collect()
 }
 
 fn fields() -> Vec<Row> {
@@ -60,51 +53,19 @@ fn fields() -> Vec<Row> {
     let differs = |field, offset| of_ab(field, HEADER + offset, Fault::DiffersFromIndex);
     let cut = |field, offset| of_ab(field, HEADER + offset, Fault::Truncated);
     vec![
-        row(
-            "header_len_differs",
-            set(0, &[78]),
-            differs("header length", 0),
-        ),
+        row("header_len_differs", set(0, &[78]), differs("header length", 0)),
         row("header_len_zero", set(0, &[0]), differs("header length", 0)),
-        row(
-            "header_kind_differs",
-            set(10, &[0]),
-            differs("tensor type", 10),
-        ),
-        row(
-            "header_kind_unknown",
-            set(10, &[9]),
-            differs("tensor type", 10),
-        ),
-        row(
-            "header_name_runs_out",
-            set(11, &[255, 255]),
-            cut("name", 13),
-        ),
+        row("header_kind_differs", set(10, &[0]), differs("tensor type", 10)),
+        row("header_kind_unknown", set(10, &[9]), differs("tensor type", 10)),
+        row("header_name_runs_out", set(11, &[255, 255]), cut("name", 13)),
         row("header_name_differs", set(14, b"c"), differs("name", 13)),
-        row(
-            "header_name_not_utf8",
-            set(14, &[0xff]),
-            differs("name", 13),
-        ),
+        row("header_name_not_utf8", set(14, &[0xff]), differs("name", 13)),
         row("header_dtype_differs", set(17, b"i"), differs("dtype", 16)),
         row("header_dtype_unknown", set(17, b"x"), differs("dtype", 16)),
-        row(
-            "header_rank_runs_out",
-            set(19, &[255]),
-            cut("shape", 20 + 56),
-        ),
+        row("header_rank_runs_out", set(19, &[255]), cut("shape", 20 + 56)),
         row("header_shape_differs", set(20, &[3]), differs("shape", 20)),
-        row(
-            "header_data_len_differs",
-            set(71, &[23]),
-            differs("data length", 71),
-        ),
-        row(
-            "header_data_len_negative",
-            set(78, &[0x80]),
-            differs("data length", 71),
-        ),
+        row("header_data_len_differs", set(71, &[23]), differs("data length", 71)),
+        row("header_data_len_negative", set(78, &[0x80]), differs("data length", 71)),
     ]
 }
 
@@ -114,11 +75,7 @@ fn hashes() -> Vec<Row> {
     // As many bytes as the block of two hashes and the data length together.
     let eight_crcs = [&[49, 0, 8][..], &[0, 4, 0, 0, 0, 0].repeat(8)].concat();
     vec![
-        row(
-            "hash_block_runs_out",
-            set(0, &[52]),
-            fault("hash block", 2, Fault::Truncated),
-        ),
+        row("hash_block_runs_out", set(0, &[52]), fault("hash block", 2, Fault::Truncated)),
         row(
             "hash_block_eats_the_data_len",
             set(0, &[49]),
@@ -129,41 +86,13 @@ fn hashes() -> Vec<Row> {
             set(0, &eight_crcs),
             fault("data length", 51, Fault::Truncated),
         ),
-        row(
-            "hash_block_of_no_bytes",
-            set(0, &[0]),
-            fault("hash count", 2, Fault::Truncated),
-        ),
-        row(
-            "hash_count_beyond_block",
-            set(2, &[3]),
-            fault("hash type", 43, Fault::Truncated),
-        ),
-        row(
-            "hash_left_over",
-            set(2, &[1]),
-            fault("hash block", 9, Fault::TrailingBytes(34)),
-        ),
-        row(
-            "unknown_hash",
-            set(3, &[2]),
-            fault("hash type", 3, Fault::UnknownHash(2)),
-        ),
-        row(
-            "long_crc32",
-            set(4, &[5]),
-            fault("hash length", 4, Fault::WrongHashLength(5)),
-        ),
-        row(
-            "short_sha256",
-            set(10, &[31]),
-            fault("hash length", 10, Fault::WrongHashLength(31)),
-        ),
-        row(
-            "sha256_runs_out",
-            set(0, &[40]),
-            fault("hash value", 11, Fault::Truncated),
-        ),
+        row("hash_block_of_no_bytes", set(0, &[0]), fault("hash count", 2, Fault::Truncated)),
+        row("hash_count_beyond_block", set(2, &[3]), fault("hash type", 43, Fault::Truncated)),
+        row("hash_left_over", set(2, &[1]), fault("hash block", 9, Fault::TrailingBytes(34))),
+        row("unknown_hash", set(3, &[2]), fault("hash type", 3, Fault::UnknownHash(2))),
+        row("long_crc32", set(4, &[5]), fault("hash length", 4, Fault::WrongHashLength(5))),
+        row("short_sha256", set(10, &[31]), fault("hash length", 10, Fault::WrongHashLength(31))),
+        row("sha256_runs_out", set(0, &[40]), fault("hash value", 11, Fault::Truncated)),
     ]
 }
 
@@ -173,11 +102,7 @@ fn crypt() -> Vec<Row> {
     let count = |found, expected| fault("crypt block", 0, Fault::WrongTagCount { found, expected });
     let none = patch(set(0, &[2]), CRYPT + 8, &[0]);
     vec![
-        row(
-            "crypt_block_runs_out",
-            set(7, &[1]),
-            fault("crypt block", 8, Fault::Truncated),
-        ),
+        row("crypt_block_runs_out", set(7, &[1]), fault("crypt block", 8, Fault::Truncated)),
         // Its last eight bytes are the data length's.
         row(
             "crypt_block_eats_the_data_len",
@@ -194,11 +119,7 @@ fn crypt() -> Vec<Row> {
             set(8, &[3]),
             fault("crypt chunk length", 126, Fault::Truncated),
         ),
-        row(
-            "crypt_chunk_runs_out",
-            set(10, &[0xff]),
-            fault("crypt chunk", 18, Fault::Truncated),
-        ),
+        row("crypt_chunk_runs_out", set(10, &[0xff]), fault("crypt chunk", 18, Fault::Truncated)),
         row(
             "crypt_chunk_too_long",
             set(10, &[43]),
@@ -223,22 +144,10 @@ fn crypt() -> Vec<Row> {
         row(
             "unknown_derivation_algorithm",
             set(38, &[255; 4]),
-            fault(
-                "key derivation algorithm",
-                38,
-                Fault::UnknownKeyDerivation(-1),
-            ),
+            fault("key derivation algorithm", 38, Fault::UnknownKeyDerivation(-1)),
         ),
-        row(
-            "salt_runs_out",
-            set(42, &[17]),
-            fault("salt", 44, Fault::Truncated),
-        ),
-        row(
-            "salt_too_short",
-            set(42, &[15]),
-            fault("crypt chunk", 59, Fault::TrailingBytes(1)),
-        ),
+        row("salt_runs_out", set(42, &[17]), fault("salt", 44, Fault::Truncated)),
+        row("salt_too_short", set(42, &[15]), fault("crypt chunk", 59, Fault::TrailingBytes(1))),
         row("encrypted_data_without_cipher", none, count(0, 1)),
     ]
 }
@@ -262,26 +171,14 @@ fn ciphers() -> Vec<Row> {
             set(20, &[0, 2]),
             fault("chunk size", 20, Fault::BadChunkSize(512)),
         ),
-        row(
-            "chunk_size_zero",
-            set(20, &[0, 0]),
-            fault("chunk size", 20, Fault::BadChunkSize(0)),
-        ),
+        row("chunk_size_zero", set(20, &[0, 0]), fault("chunk size", 20, Fault::BadChunkSize(0))),
         row(
             "larger_chunks_need_fewer_tags",
             set(20, &[0, 8]),
             fault("crypt block", 0, counts(3, 2)),
         ),
-        row(
-            "tags_run_out",
-            set(52, &[4]),
-            fault("tags", 60, Fault::Truncated),
-        ),
-        row(
-            "tag_count_overflows",
-            set(52, &[255; 8]),
-            fault("tag count", 52, Fault::Truncated),
-        ),
+        row("tags_run_out", set(52, &[4]), fault("tags", 60, Fault::Truncated)),
+        row("tag_count_overflows", set(52, &[255; 8]), fault("tag count", 52, Fault::Truncated)),
         row(
             "fewer_tags_than_chunk",
             set(52, &[2]),
@@ -322,10 +219,7 @@ fn ciphers() -> Vec<Row> {
 
 /// A sealed file whose header asks for XSalsa20-Poly1305: 66 bytes of block for 50 of the sealed one.
 fn downgraded() -> Vec<u8> {
-    let plan = CipherPlan::XSalsa20Chunked {
-        chunk_size: 8192,
-        key_derivation: None,
-    };
+    let plan = CipherPlan::XSalsa20Chunked { chunk_size: 8192, key_derivation: None };
     let weak = build(vec![2, 600], |options| options.cipher = Some(plan));
     let block = &weak[CRYPT..CRYPT + 76];
     // The sealed block of two tags is 68 bytes; data moves on by the difference, in index and header alike.

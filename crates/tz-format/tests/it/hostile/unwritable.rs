@@ -23,11 +23,7 @@ fn plan(
     why: Unwritable,
 ) -> Row {
     let found = Layout::plan(specs, options).map(|_| ());
-    Row {
-        name,
-        found,
-        expect: FormatError::Unwritable(why),
-    }
+    Row { name, found, expect: FormatError::Unwritable(why) }
 }
 
 /// One spec that cannot be written.
@@ -43,10 +39,7 @@ fn option(name: &'static str, change: impl FnOnce(&mut LayoutOptions), why: &'st
 }
 
 pub(super) fn rows() -> Vec<Row> {
-    [tensors(), options(), encoding()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [tensors(), options(), encoding()].into_iter().flatten().collect()
 }
 
 fn tensors() -> Vec<Row> {
@@ -57,39 +50,21 @@ fn tensors() -> Vec<Row> {
     let structured = TensorPath::new(vec!["a".into(), PathKey::Index(0)]).expect("keys");
     let mut parameter = TensorSpec::new(structured.clone(), Element::Int8, vec![1]);
     parameter.kind = TensorKind::Parameter;
-    let meta = |shape| TensorSpec {
-        meta: true,
-        ..spec("a", shape)
-    };
+    let meta = |shape| TensorSpec { meta: true, ..spec("a", shape) };
     let huge = |name| spec(name, vec![1 << 31, 1 << 29]);
     let defaults = LayoutOptions::default;
     let prefixed = Fault::PathConflict("a prefix of it is a tensor");
-    let below = vec![
-        spec("a", vec![]),
-        TensorSpec::new(structured, Element::Int8, vec![1]),
-    ];
+    let below = vec![spec("a", vec![]), TensorSpec::new(structured, Element::Int8, vec![1])];
     vec![
         plan("nothing_to_write", vec![], defaults(), Unwritable::Empty),
-        tensor(
-            "name_of_65536_bytes",
-            spec(&long, vec![]),
-            Unwritable::NameTooLong(long.clone()),
-        ),
+        tensor("name_of_65536_bytes", spec(&long, vec![]), Unwritable::NameTooLong(long.clone())),
         tensor(
             "name_long_once_escaped",
             spec(&escaped, vec![]),
             Unwritable::NameTooLong(escaped.clone()),
         ),
-        tensor(
-            "256_dimensions",
-            spec("a", vec![1; 256]),
-            Unwritable::RankTooHigh(a()),
-        ),
-        tensor(
-            "shape_too_large",
-            spec("a", vec![1 << 32, 1 << 30]),
-            Unwritable::TooLarge(a()),
-        ),
+        tensor("256_dimensions", spec("a", vec![1; 256]), Unwritable::RankTooHigh(a())),
+        tensor("shape_too_large", spec("a", vec![1 << 32, 1 << 30]), Unwritable::TooLarge(a())),
         plan(
             "sum_too_large",
             ["a", "b"].map(huge).to_vec(),
@@ -97,11 +72,7 @@ fn tensors() -> Vec<Row> {
             Unwritable::TooLarge("b".to_owned()),
         ),
         tensor("meta_scalar", meta(vec![]), Unwritable::EmptyMeta(a())),
-        tensor(
-            "meta_without_elements",
-            meta(vec![2, 0]),
-            Unwritable::EmptyMeta(a()),
-        ),
+        tensor("meta_without_elements", meta(vec![2, 0]), Unwritable::EmptyMeta(a())),
         plan(
             "same_path_again",
             [one(), one()].concat(),
@@ -127,50 +98,25 @@ fn options() -> Vec<Row> {
     let chunk =
         "chunk size: a multiple of 64 from 1,024 (compat), or of 4,096 up to 64 MiB (sealed)";
     let profile = "extension: key slots and metadata MAC in every sealed file and no other, BLAKE3 digests in no sealed one";
-    let compat_chunk = |chunk_size| CipherPlan::XSalsa20Chunked {
-        chunk_size,
-        key_derivation: None,
-    };
-    let salty = KeyDerivation {
-        opslimit: 1,
-        memlimit: 8192,
-        salt: vec![0; 65_536],
-    };
+    let compat_chunk =
+        |chunk_size| CipherPlan::XSalsa20Chunked { chunk_size, key_derivation: None };
+    let salty = KeyDerivation { opslimit: 1, memlimit: 8192, salt: vec![0; 65_536] };
     let mut many_chunks = LayoutOptions::default();
     seal(&mut many_chunks);
     let tera = vec![spec("a", vec![1 << 43, 1])];
-    let deep = (0..130).fold(
-        serde_json::Value::Null,
-        |inner, _| serde_json::json!({ "k": inner }),
-    );
+    let deep = (0..130).fold(serde_json::Value::Null, |inner, _| serde_json::json!({ "k": inner }));
     let wide = serde_json::json!({ "k": vec![0; 16_384] });
     let json = serde_json::json!({ "k": "v".repeat(1 << 20) });
     vec![
         option("alignment_zero", |o| o.alignment = 0, alignment),
         option("alignment_not_a_power", |o| o.alignment = 96, alignment),
         option("alignment_too_large", |o| o.alignment = 4 << 20, alignment),
-        option(
-            "hash_twice",
-            |o| o.hashes.push(HashKind::Crc32),
-            "hashes: each kind once",
-        ),
-        option(
-            "compat_chunks_too_small",
-            |o| o.cipher = Some(compat_chunk(960)),
-            chunk,
-        ),
-        option(
-            "compat_chunks_uneven",
-            |o| o.cipher = Some(compat_chunk(1025)),
-            chunk,
-        ),
+        option("hash_twice", |o| o.hashes.push(HashKind::Crc32), "hashes: each kind once"),
+        option("compat_chunks_too_small", |o| o.cipher = Some(compat_chunk(960)), chunk),
+        option("compat_chunks_uneven", |o| o.cipher = Some(compat_chunk(1025)), chunk),
         option(
             "sealed_chunks_too_large",
-            |o| {
-                o.cipher = Some(CipherPlan::Sealed {
-                    chunk_size: 65 << 20,
-                })
-            },
+            |o| o.cipher = Some(CipherPlan::Sealed { chunk_size: 65 << 20 }),
             chunk,
         ),
         option(
@@ -191,11 +137,7 @@ fn options() -> Vec<Row> {
             },
             profile,
         ),
-        option(
-            "slots_of_a_plain_file",
-            |o| o.extension.key_slots = Some(vec![]),
-            profile,
-        ),
+        option("slots_of_a_plain_file", |o| o.extension.key_slots = Some(vec![]), profile),
         option(
             "two_digests_for_one",
             |o| o.extension = plain_extension(2),
