@@ -1,1 +1,9 @@
 //! One binary of every test that goes through the public API.
+
+mod model;
+
+mod conformance;
+mod encrypted;
+mod faults;
+mod io_pattern;
+mod round_trip;
