@@ -58,7 +58,9 @@ impl<'a> MemorySource<'a> {
     /// [`io::ErrorKind::InvalidInput`] where the length of `data` does not fit the spec.
     pub fn push(&mut self, spec: TensorSpec, data: &'a [u8]) -> io::Result<()> {
         let len = spec.shape.iter().try_fold(spec.dtype.size(), |len, &dim| len.checked_mul(dim));
-        let expected = if spec.meta { Some(0) } else { len };
+        // Beside a dimension of 0 the others may be of any size.
+        let is_empty = spec.meta || spec.shape.contains(&0);
+        let expected = if is_empty { Some(0) } else { len };
         if expected != Some(data.len() as u64) {
             let why = format!(
                 "tensor {:?}: {} bytes do not fit its shape",
