@@ -1,7 +1,8 @@
 //! Compares tensors with their stored hashes as pieces arrive in any order. Owns [`Checks`].
 //!
 //! A CRC-32 of a whole follows from the CRC-32s of its parts, so every reader hashes the bytes that it has just
-//! read, while they are in its cache. SHA-256 has no such law: it is computed in one go where it is the only hash.
+//! read, while they are in its cache. SHA-256 has no such law: where it is the only hash, it is computed on the way if
+//! one reader takes the pieces in order, and in one go afterwards if not.
 
 use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -65,6 +66,8 @@ impl HeaderFacts {
 #[derive(Debug)]
 pub(crate) struct Checks {
     slots: Vec<Slot>,
+    /// One reader brings header and pieces of every tensor front to back.
+    in_order: bool,
     /// Signalled when a header arrives; set when one may never arrive.
     aborted: Mutex<bool>,
     arrived: Condvar,
@@ -78,20 +81,32 @@ struct Slot {
     facts: OnceLock<HeaderFacts>,
     /// Offset, length and CRC-32 of each piece.
     pieces: Mutex<Vec<(u64, u64, u32)>>,
+    /// SHA-256 of header and pieces so far, where pieces come in order and nothing else can tell.
+    sha256: Mutex<Option<Sha256>>,
 }
 
 impl Checks {
     pub(crate) fn new(tensors: usize) -> Self {
         Self {
             slots: (0..tensors).map(|_| Slot::default()).collect(),
+            in_order: false,
             aborted: Mutex::new(false),
             arrived: Condvar::new(),
         }
     }
 
+    /// Computes SHA-256 on the way where `readers` is one.
+    pub(crate) fn read_by(self, readers: usize) -> Self {
+        Self { in_order: readers == 1, ..self }
+    }
+
     /// Notes the header of the tensor in `slot`.
     pub(crate) fn header(&self, slot: usize, facts: HeaderFacts) {
         if let Some(slot) = self.slots.get(slot) {
+            if self.in_order && facts.needs_sha256() {
+                let started = Sha256::new().chain_update(&facts.hashed);
+                *slot.sha256.lock().unwrap_or_else(PoisonError::into_inner) = Some(started);
+            }
             // A plan holds every header once.
             let _ = slot.facts.set(facts);
             drop(self.aborted.lock());
@@ -131,7 +146,20 @@ impl Checks {
             let crc = crc32fast::hash(data);
             let mut pieces = slot.pieces.lock().unwrap_or_else(PoisonError::into_inner);
             pieces.push((offset, data.len() as u64, crc));
+            let mut sha256 = slot.sha256.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(sha256) = &mut *sha256 {
+                sha256.update(data);
+            }
         }
+    }
+
+    /// Whether the tensor in `slot` contradicts its SHA-256; `None` where that was not computed on the way.
+    pub(crate) fn sha256_differs(&self, slot: usize) -> Option<bool> {
+        let slot = self.slots.get(slot)?;
+        let stored = slot.facts.get()?.sha256()?;
+        let mut sha256 = slot.sha256.lock().unwrap_or_else(PoisonError::into_inner);
+        let digest: [u8; 32] = sha256.take()?.finalize().into();
+        Some(digest != stored)
     }
 
     /// Whether the pieces of the tensor in `slot` contradict its CRC-32.

@@ -81,11 +81,11 @@ pub(crate) fn run(
             limit: pool.buffer_len() as u64,
         });
     }
-    let checks = Checks::new(plan.tensors.len());
+    let threads = options.readers_for(file.source(), plan.fetches.len()).min(pool.buffers());
+    let checks = Checks::new(plan.tensors.len()).read_by(threads);
     let slots = slots_of(plan, file.entries().len());
     let [requests, fetch_time, decrypt_time, verify_time, wait_time, consume_time] =
         std::array::from_fn(|_| Counter::default());
-    let threads = options.readers_for(file.source(), plan.fetches.len()).min(pool.buffers());
     let work = |(): &mut (), i: usize| {
         let Some(fetch) = plan.fetches.get(i) else {
             return Ok(());
@@ -263,7 +263,7 @@ fn show(
     Ok(())
 }
 
-/// CRC-32s follow from the pieces; tensors with SHA-256 alone are read once more, in order.
+/// CRC-32s follow from the pieces; tensors with SHA-256 alone are read once more, in order, unless one reader did that.
 fn verdict(
     file: &TensorFile,
     plan: &LoadPlan,
@@ -279,7 +279,11 @@ fn verdict(
         if checks.crc32_differs(slot) {
             failures.push(corruption(entry, "crc32"));
         } else if checks.facts(slot).is_some_and(HeaderFacts::needs_sha256) {
-            slow.push(tensor);
+            match checks.sha256_differs(slot) {
+                Some(true) => failures.push(corruption(entry, "sha256")),
+                Some(false) => {}
+                None => slow.push(tensor),
+            }
         }
     }
     failures.extend(crate::scan::verify(file, &slow, options)?);
