@@ -27,7 +27,12 @@ pub(crate) fn for_each<S>(
             }
             if let Err(error) = cancel.check().and_then(|()| work(&mut state, piece)) {
                 stop.store(true, Ordering::Relaxed);
-                first_error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                let mut first = first_error.lock().unwrap_or_else(PoisonError::into_inner);
+                // A failure wakes workers that wait for the failed one. They give up as if cancelled, and may be
+                // the first to say so.
+                if first.as_ref().is_none_or(|first| matches!(first, IoError::Cancelled)) {
+                    *first = Some(error);
+                }
             }
         }
     };
@@ -41,5 +46,43 @@ pub(crate) fn for_each<S>(
     match first_error.into_inner().unwrap_or_else(PoisonError::into_inner) {
         Some(error) => Err(error),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Barrier, mpsc};
+
+    /// Tells when its worker is done: its error has been noted by then.
+    struct Done(mpsc::SyncSender<()>);
+
+    impl Drop for Done {
+        fn drop(&mut self) {
+            // Nobody listens for the second worker's end.
+            let _ = self.0.try_send(());
+        }
+    }
+
+    #[test]
+    fn a_failure_is_told_even_after_one_who_gave_up_because_of_it() {
+        let (done, other_is_done) = mpsc::sync_channel(2);
+        let other_is_done = Mutex::new(other_is_done);
+        let both_at_work = Barrier::new(2);
+        let result = for_each(
+            2,
+            2,
+            &Cancel::default(),
+            || Done(done.clone()),
+            |_, piece| {
+                both_at_work.wait();
+                if piece == 0 {
+                    return Err(IoError::Cancelled);
+                }
+                other_is_done.lock().unwrap().recv().unwrap();
+                Err(IoError::KeyMissing { location: "here".to_owned() })
+            },
+        );
+        assert!(matches!(result, Err(IoError::KeyMissing { .. })), "{result:?}");
     }
 }
