@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::IoError;
 use crate::options::Cancel;
-use crate::source::RangeRead;
+use crate::plan::PlanOptions;
+use crate::source::{RangeRead, SourceCounters};
 
 /// A file whose bytes are in memory.
 #[derive(Debug, Clone)]
@@ -122,6 +123,22 @@ impl RangeRead for RecordingSource {
 
     fn location(&self) -> &str {
         self.inner.location()
+    }
+
+    fn default_readers(&self) -> usize {
+        self.inner.default_readers()
+    }
+
+    fn readers_chosen(&self, readers: usize) {
+        self.inner.readers_chosen(readers);
+    }
+
+    fn plan_options(&self) -> PlanOptions {
+        self.inner.plan_options()
+    }
+
+    fn counters(&self) -> SourceCounters {
+        self.inner.counters()
     }
 
     fn local_file(&self) -> Option<&std::fs::File> {
@@ -258,6 +275,22 @@ impl RangeRead for FaultSource {
 
     fn location(&self) -> &str {
         self.inner.location()
+    }
+
+    fn default_readers(&self) -> usize {
+        self.inner.default_readers()
+    }
+
+    fn readers_chosen(&self, readers: usize) {
+        self.inner.readers_chosen(readers);
+    }
+
+    fn plan_options(&self) -> PlanOptions {
+        self.inner.plan_options()
+    }
+
+    fn counters(&self) -> SourceCounters {
+        self.inner.counters()
     }
 
     fn local_file(&self) -> Option<&std::fs::File> {
