@@ -24,20 +24,14 @@ fn plan(c: &mut Criterion) {
     for count in [1_000, 100_000] {
         let layout = Layout::plan(specs(count), LayoutOptions::default()).expect("writable");
         let entries = layout.entries();
-        let front = layout
-            .encode_front(&layout.options().extension)
-            .expect("planned");
+        let front = layout.encode_front(&layout.options().extension).expect("planned");
         let globs = Selection::globs(&["*.q_proj.*", "model.layers.7.*"]).expect("globs");
 
         let mut group = c.benchmark_group("plan");
         group.throughput(Throughput::Elements(count as u64));
         group.bench_function(BenchmarkId::new("all", count), |b| {
             b.iter(|| {
-                LoadPlan::new(
-                    black_box(entries),
-                    (0..count).collect(),
-                    &PlanOptions::local(),
-                )
+                LoadPlan::new(black_box(entries), (0..count).collect(), &PlanOptions::local())
             });
         });
         group.bench_function(BenchmarkId::new("select_by_glob", count), |b| {

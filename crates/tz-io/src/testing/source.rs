@@ -10,16 +10,16 @@ use crate::options::Cancel;
 use crate::plan::PlanOptions;
 use crate::source::{RangeRead, SourceCounters};
 
-/// A file whose bytes are in memory.
+/// A file whose bytes are in memory; clones share them.
 #[derive(Debug, Clone)]
 pub struct MemoryFile {
-    bytes: Vec<u8>,
+    bytes: Arc<[u8]>,
 }
 
 impl MemoryFile {
     /// A file of these bytes, called `memory` in messages.
     #[must_use]
-    pub fn new(bytes: impl Into<Vec<u8>>) -> Self {
+    pub fn new(bytes: impl Into<Arc<[u8]>>) -> Self {
         Self { bytes: bytes.into() }
     }
 }

@@ -11,9 +11,7 @@ use tz_io::{
 
 /// Entries of a folder of `/proc/self`: one per thread, or one per descriptor.
 fn count(folder: &str) -> usize {
-    std::fs::read_dir(format!("/proc/self/{folder}"))
-        .expect("/proc")
-        .count()
+    std::fs::read_dir(format!("/proc/self/{folder}")).expect("/proc").count()
 }
 
 /// Memory mappings of the process.
@@ -45,16 +43,12 @@ fn a_thousand_loads_leave_no_thread_descriptor_or_mapping_behind() {
         assert_eq!((tensors.len(), file.map().expect("local").len()), (8, 8));
         let pool = RecordingPool::new(HeapPool::new(1 << 17, 2).expect("memory"));
         let drop_all = |_: Piece| Ok(());
-        file.stream(&Selection::all(), &reading, &pool, &drop_all)
-            .expect("valid");
+        file.stream(&Selection::all(), &reading, &pool, &drop_all).expect("valid");
         assert!(open().load(&Selection::all(), &cancelled).is_err());
         let bytes = std::fs::read(&path).expect("read");
         let stream = StreamSource::new(Box::new(Cursor::new(bytes)), "stream");
         let file = TensorFile::from_source(Box::new(stream), &Limits::default()).expect("valid");
-        assert_eq!(
-            file.load(&Selection::all(), &reading).expect("valid").len(),
-            8
-        );
+        assert_eq!(file.load(&Selection::all(), &reading).expect("valid").len(), 8);
         write(&source, &location, &options).expect("written");
     };
     // What the process keeps once it has warmed up (stacks that the C library caches) is no leak.
@@ -68,10 +62,6 @@ fn a_thousand_loads_leave_no_thread_descriptor_or_mapping_behind() {
     let (tasks, descriptors, mapped) = (count("task"), count("fd"), mappings());
     assert_eq!((tasks, descriptors), (before.0, before.1));
     // The allocator may add an arena; a mapping a load would add a thousand.
-    assert!(
-        mapped < before.2 + 100,
-        "{} mappings became {mapped}",
-        before.2
-    );
+    assert!(mapped < before.2 + 100, "{} mappings became {mapped}", before.2);
     assert_eq!(std::fs::read_dir(folder.path()).expect("folder").count(), 1);
 }
