@@ -10,18 +10,23 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use tz_format::{Dtype, TensorSpec};
+use tz_format::{Dtype, TensorPath, TensorSpec};
 use tz_io::TensorSource;
 
 use crate::error::{Error, Fault, Place};
+use crate::strided::Strided;
+use crate::torch;
 
 pub use safetensors_file::MAX_HEADER_LEN;
 
 /// A tensor of a checkpoint and where its bytes stand.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SourceTensor {
-    /// Name in the checkpoint.
+    /// Name in the checkpoint; keys of nested dicts are joined with `/`.
     pub name: String,
+    /// The same as keys.
+    pub path: TensorPath,
     /// Element type.
     pub dtype: Dtype,
     /// Dimensions, outermost first.
@@ -32,6 +37,9 @@ pub struct SourceTensor {
     pub file: usize,
     /// First byte of the data, from the start of that file.
     pub offset: u64,
+    /// Steps between elements along each dimension, in elements, where the data does not lie in C order: PyTorch saves
+    /// views as they are. Reading gives C order all the same.
+    pub strides: Option<Vec<u64>>,
 }
 
 /// One file of a checkpoint, kept open.
@@ -44,6 +52,15 @@ pub struct SourceFile {
 }
 
 impl SourceFile {
+    pub(crate) fn new(
+        path: &Path,
+        file: File,
+        byte_len: u64,
+        user_metadata: Vec<(String, String)>,
+    ) -> Self {
+        Self { path: path.to_owned(), file, byte_len, user_metadata }
+    }
+
     /// Where the file is.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -56,7 +73,8 @@ impl SourceFile {
         self.byte_len
     }
 
-    /// What the writer noted about itself (`__metadata__` in safetensors), in file order.
+    /// What stands beside the tensors, in file order: `__metadata__` of a safetensors file, numbers and texts of a
+    /// PyTorch file.
     #[must_use]
     pub fn user_metadata(&self) -> &[(String, String)] {
         &self.user_metadata
@@ -76,9 +94,10 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens a `.safetensors` file or a directory that holds some. In a directory, an index
-    /// (`model.safetensors.index.json`) decides which files belong; without one, `model.safetensors` alone; without
-    /// that, every `*.safetensors` in order of name.
+    /// Opens a `.safetensors` file, a file that `torch.save` wrote (`.bin`, `.pt`, `.pth`), or a directory that holds
+    /// some. In a directory, an index (`model.safetensors.index.json`) decides which files belong; without one,
+    /// `model.safetensors` alone; without that, every `*.safetensors` in order of name. Where there is no safetensors
+    /// file at all, the same goes for `pytorch_model.bin` and PyTorch's endings.
     ///
     /// Index and shards must agree: a listed tensor that its shard lacks is refused, and so is a tensor of a shard
     /// that the index does not place there, because a loader that follows the index would never see it.
@@ -87,9 +106,7 @@ impl Checkpoint {
     /// [`Error`] names the file, and the tensor where one is concerned.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
-        let metadata = path
-            .metadata()
-            .map_err(|error| Error::io(path, "open", error))?;
+        let metadata = path.metadata().map_err(|error| Error::io(path, "open", error))?;
         if metadata.is_dir() {
             let (paths, index) = index::discover(path)?;
             let checkpoint = Self::open_files(&paths)?;
@@ -111,7 +128,7 @@ impl Checkpoint {
         let mut files = Vec::with_capacity(paths.len());
         let mut tensors: Vec<SourceTensor> = Vec::new();
         for path in paths {
-            let (file, own) = safetensors_file::open(path, files.len())?;
+            let (file, own) = open_file(path, files.len())?;
             files.push(file);
             tensors.extend(own);
         }
@@ -128,14 +145,9 @@ impl Checkpoint {
                 }
             };
         }
-        let spec = |t: &SourceTensor| TensorSpec::new(t.name.as_str(), t.dtype, t.shape.clone());
+        let spec = |t: &SourceTensor| TensorSpec::new(t.path.clone(), t.dtype, t.shape.clone());
         let specs = tensors.iter().map(spec).collect();
-        Ok(Self {
-            files,
-            tensors,
-            specs,
-            by_name,
-        })
+        Ok(Self { files, tensors, specs, by_name })
     }
 
     /// The tensors, in file order.
@@ -174,26 +186,42 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::OutOfRange`] where the tensor has no such bytes, [`Error::Io`] where the file cannot be read.
     pub fn read_at(&self, tensor: usize, offset: u64, buf: &mut [u8]) -> Result<(), Error> {
-        let out_of_range = || Error::OutOfRange {
-            tensor,
-            tensors: self.tensors.len(),
-            offset,
-            len: buf.len(),
-        };
+        let out_of_range =
+            || Error::OutOfRange { tensor, tensors: self.tensors.len(), offset, len: buf.len() };
         let source = self.tensors.get(tensor).ok_or_else(out_of_range)?;
         let end = offset.checked_add(buf.len() as u64);
         if end.is_none_or(|end| end > source.byte_len) {
             return Err(out_of_range());
         }
         let file = self.files.get(source.file).ok_or_else(out_of_range)?;
-        // `open` checked that the tensor lies within the file, so the sum cannot overflow.
-        file.file
-            .read_exact_at(buf, source.offset + offset)
-            .map_err(|error| Error::Io {
+        let fetch = |from: u64, buf: &mut [u8]| {
+            file.file.read_exact_at(buf, from).map_err(|error| Error::Io {
                 place: Place::tensor(&file.path, &source.name),
                 action: "read",
                 source: error,
             })
+        };
+        // `open` checked that every element lies within the file, so no sum can overflow.
+        let Some(strides) = &source.strides else {
+            return fetch(source.offset + offset, buf);
+        };
+        let view = Strided {
+            first: 0,
+            shape: source.shape.clone(),
+            strides: strides.clone(),
+            element: source.dtype.size(),
+        };
+        view.read(offset, buf, &|from, buf| fetch(source.offset + from, buf))
+    }
+}
+
+/// Opens a file of either kind; its first bytes decide, not its name.
+fn open_file(path: &Path, index: usize) -> Result<(SourceFile, Vec<SourceTensor>), Error> {
+    let file = File::open(path).map_err(|error| Error::io(path, "open", error))?;
+    match torch::sniff(path, &file)? {
+        torch::Looks::Zip => torch::open(path, file, index),
+        torch::Looks::OldPickle => Err(torch::refuse_old(path)),
+        torch::Looks::Other => safetensors_file::open(path, file, index),
     }
 }
 

@@ -59,9 +59,7 @@ pub fn packing(dtype: Safetensors) -> u64 {
 
 /// Bytes of a tensor of `shape`; `None` on overflow.
 pub(crate) fn byte_len(dtype: Dtype, shape: &[u64]) -> Option<u64> {
-    shape
-        .iter()
-        .try_fold(dtype.size(), |len, &dim| len.checked_mul(dim))
+    shape.iter().try_fold(dtype.size(), |len, &dim| len.checked_mul(dim))
 }
 
 #[cfg(test)]

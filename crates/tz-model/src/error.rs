@@ -27,10 +27,7 @@ impl fmt::Display for Place {
 
 impl From<&Path> for Place {
     fn from(path: &Path) -> Self {
-        Self {
-            path: path.to_owned(),
-            tensor: None,
-        }
+        Self { path: path.to_owned(), tensor: None }
     }
 }
 
@@ -38,10 +35,7 @@ impl Place {
     /// A tensor of a file.
     #[must_use]
     pub fn tensor(path: &Path, name: &str) -> Self {
-        Self {
-            path: path.to_owned(),
-            tensor: Some(name.to_owned()),
-        }
+        Self { path: path.to_owned(), tensor: Some(name.to_owned()) }
     }
 }
 
@@ -185,6 +179,48 @@ pub enum Fault {
     /// A shard holds a tensor that the index does not place there.
     #[error("the index does not place it in this file")]
     NotInIndex,
+    /// A record of a zip archive is wrong.
+    #[error("zip archive at offset {offset}: {why}")]
+    Zip {
+        /// Place of the record.
+        offset: u64,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// A zip archive lacks the pickle that `torch.save` writes.
+    #[error("a zip archive, but not one that torch.save wrote: it has no data.pkl")]
+    NotTorch,
+    /// The pickle refers to an entry that the archive lacks.
+    #[error("the archive has no entry {0:?}")]
+    MissingEntry(String),
+    /// An opcode of a pickle is wrong or has no place in a checkpoint.
+    #[error("pickle at offset {offset}: {why}")]
+    Pickle {
+        /// Place of the opcode.
+        offset: u64,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The pickle names something that is no part of a tensor. It could run any program, so it is refused.
+    #[error("the pickle names {0:?}, which is not part of a tensor, and is refused")]
+    RefusedGlobal(String),
+    /// The pickle's value is not a dict of tensors.
+    #[error("the pickle does not hold a dict of tensors")]
+    NotAStateDict,
+    /// A dict has a key that is neither text nor a non-negative integer.
+    #[error("a dict in the pickle has a key that is neither text nor a non-negative integer")]
+    BadKey,
+    /// Dicts and lists are nested too deeply or in a circle, or repeat each other beyond all measure.
+    #[error("dicts and lists in the pickle are nested too deeply or too often")]
+    TooNested,
+    /// A tensor's last element lies beyond its storage.
+    #[error("its last byte is at {end}, its storage has {len}")]
+    BeyondStorage {
+        /// End of the tensor.
+        end: u64,
+        /// Bytes of the storage.
+        len: u64,
+    },
     /// Two shards hold a tensor of the same name.
     #[error("{0:?} holds a tensor of the same name")]
     InTwoShards(String),
@@ -192,32 +228,19 @@ pub enum Fault {
 
 impl Error {
     pub(crate) fn io(path: &Path, action: &'static str, source: io::Error) -> Self {
-        Self::Io {
-            place: path.into(),
-            action,
-            source,
-        }
+        Self::Io { place: path.into(), action, source }
     }
 
     pub(crate) fn malformed(path: &Path, fault: Fault) -> Self {
-        Self::Malformed {
-            place: path.into(),
-            fault,
-        }
+        Self::Malformed { place: path.into(), fault }
     }
 
     pub(crate) fn of_tensor(path: &Path, tensor: &str, fault: Fault) -> Self {
-        Self::Malformed {
-            place: Place::tensor(path, tensor),
-            fault,
-        }
+        Self::Malformed { place: Place::tensor(path, tensor), fault }
     }
 
     pub(crate) fn unsupported(path: &Path, tensor: &str, what: impl Into<String>) -> Self {
-        Self::Unsupported {
-            place: Place::tensor(path, tensor),
-            what: what.into(),
-        }
+        Self::Unsupported { place: Place::tensor(path, tensor), what: what.into() }
     }
 }
 

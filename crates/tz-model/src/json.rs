@@ -32,9 +32,8 @@ impl<'de, V: Deserialize<'de>> Visitor<'de> for Entries<V> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut entries = Vec::new();
         while let Some(key) = map.next_key::<String>()? {
-            let value = map
-                .next_value()
-                .map_err(|error| A::Error::custom(format!("{key:?}: {error}")))?;
+            let value =
+                map.next_value().map_err(|error| A::Error::custom(format!("{key:?}: {error}")))?;
             entries.push((key, value));
         }
         Ok(UniqueMap(entries))

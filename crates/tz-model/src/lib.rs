@@ -25,7 +25,9 @@ mod family;
 mod json;
 mod safetensors_plan;
 mod safetensors_writer;
+mod strided;
 mod synth;
+mod torch;
 
 pub use checkpoint::{Checkpoint, MAX_HEADER_LEN, SourceFile, SourceTensor};
 pub use dtype::{from_safetensors, packing, to_safetensors};

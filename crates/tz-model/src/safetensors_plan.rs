@@ -28,11 +28,7 @@ pub struct TensorDecl {
 impl From<&TensorSpec> for TensorDecl {
     /// A structured path becomes its keys joined with `/`.
     fn from(spec: &TensorSpec) -> Self {
-        Self {
-            name: spec.path.to_string(),
-            dtype: spec.dtype,
-            shape: spec.shape.clone(),
-        }
+        Self { name: spec.path.to_string(), dtype: spec.dtype, shape: spec.shape.clone() }
     }
 }
 
@@ -140,11 +136,7 @@ impl SafetensorsPlan {
         for tensor in &mut tensors {
             tensor.offset += start;
         }
-        Ok(Self {
-            header,
-            tensors,
-            file_len,
-        })
+        Ok(Self { header, tensors, file_len })
     }
 
     /// Length of the finished file.
@@ -221,11 +213,7 @@ impl ShardedPlan {
                 json!({ "metadata": { "total_size": total }, "weight_map": weight_map })
             )
         });
-        Ok(Self {
-            shards,
-            places,
-            index,
-        })
+        Ok(Self { shards, places, index })
     }
 
     /// Names of the files in order, without the index.

@@ -49,13 +49,7 @@ impl SafetensorsWriter {
         temp.as_file().set_len(plan.file_len).map_err(fail)?;
         temp.as_file().write_all_at(&plan.header, 0).map_err(fail)?;
         let written = plan.tensors.iter().map(|_| AtomicU64::new(0)).collect();
-        Ok(Self {
-            dest: dest.to_owned(),
-            temp,
-            plan,
-            written,
-            durability,
-        })
+        Ok(Self { dest: dest.to_owned(), temp, plan, written, durability })
     }
 
     /// Writes `data` at byte `offset` of the tensor with this index in the plan's order.
@@ -76,12 +70,11 @@ impl SafetensorsWriter {
             return Err(out_of_range());
         }
         let file = self.temp.as_file();
-        file.write_all_at(data, placed.offset + offset)
-            .map_err(|source| Error::Io {
-                place: Place::tensor(&self.dest, &placed.name),
-                action: "write",
-                source,
-            })?;
+        file.write_all_at(data, placed.offset + offset).map_err(|source| Error::Io {
+            place: Place::tensor(&self.dest, &placed.name),
+            action: "write",
+            source,
+        })?;
         written.fetch_add(data.len() as u64, Ordering::Relaxed);
         Ok(())
     }
@@ -138,13 +131,7 @@ impl ShardedWriter {
             .into_iter()
             .map(|(name, plan)| SafetensorsWriter::create(&dir.join(name), plan, durability))
             .collect::<Result<_, _>>()?;
-        Ok(Self {
-            dir: dir.to_owned(),
-            shards,
-            places: plan.places,
-            index: plan.index,
-            durability,
-        })
+        Ok(Self { dir: dir.to_owned(), shards, places: plan.places, index: plan.index, durability })
     }
 
     /// Writes `data` at byte `offset` of the tensor with this index in the plan's order.
@@ -171,11 +158,8 @@ impl ShardedWriter {
     /// [`Error::Incomplete`] where bytes are missing, [`Error::Io`] where the disk refuses. Shards are checked and
     /// flushed before the first one is renamed, so only a failing rename can leave some of them behind.
     pub fn finish(self) -> Result<(), Error> {
-        let sealed = self
-            .shards
-            .into_iter()
-            .map(SafetensorsWriter::seal)
-            .collect::<Result<Vec<_>, _>>()?;
+        let sealed =
+            self.shards.into_iter().map(SafetensorsWriter::seal).collect::<Result<Vec<_>, _>>()?;
         let path = self.dir.join("model.safetensors.index.json");
         let index = self
             .index
@@ -217,9 +201,7 @@ fn publish(temp: NamedTempFile, dest: &Path) -> Result<(), Error> {
 fn sync(file: &File, path: &Path, durability: Durability) -> Result<(), Error> {
     match durability {
         Durability::Cached => Ok(()),
-        Durability::Synced => file
-            .sync_all()
-            .map_err(|error| Error::io(path, "flush", error)),
+        Durability::Synced => file.sync_all().map_err(|error| Error::io(path, "flush", error)),
     }
 }
 
@@ -228,9 +210,7 @@ fn sync_parent(path: &Path, durability: Durability) -> Result<(), Error> {
         return Ok(());
     }
     let dir = parent(path);
-    File::open(dir)
-        .and_then(|dir| dir.sync_all())
-        .map_err(|error| Error::io(dir, "flush", error))
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| Error::io(dir, "flush", error))
 }
 
 fn parent(path: &Path) -> &Path {

@@ -83,20 +83,13 @@ pub fn synthesize(dir: &Path, preset: &Preset, options: &SynthOptions) -> Result
     let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
     let plan = ShardedPlan::new(dir, decls, &metadata, options.max_shard_bytes)?;
     let writer = ShardedWriter::create(dir, plan, options.durability)?;
-    let weights: Vec<Weights> = decls
-        .iter()
-        .map(|decl| Weights::new(decl, options.seed))
-        .collect();
+    let weights: Vec<Weights> = decls.iter().map(|decl| Weights::new(decl, options.seed)).collect();
     let mut jobs = Vec::new();
     for (tensor, weights) in weights.iter().enumerate() {
         let mut offset = 0;
         while offset < weights.byte_len() {
             let len = (weights.byte_len() - offset).min(BLOCK_BYTES);
-            jobs.push(Job {
-                tensor,
-                offset,
-                len: usize::try_from(len).unwrap_or(usize::MAX),
-            });
+            jobs.push(Job { tensor, offset, len: usize::try_from(len).unwrap_or(usize::MAX) });
             offset += len;
         }
     }

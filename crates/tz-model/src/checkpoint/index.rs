@@ -12,10 +12,36 @@ use crate::json::{UniqueMap, parse, read_bounded};
 /// Longest index that is read: as for headers, far above any real one.
 const MAX_INDEX_LEN: u64 = 100_000_000;
 
-const INDEX_NAME: &str = "model.safetensors.index.json";
-const SINGLE_NAME: &str = "model.safetensors";
-const INDEX_SUFFIX: &str = ".safetensors.index.json";
-const SUFFIX: &str = ".safetensors";
+/// How the files of one kind are called.
+struct Kind {
+    /// transformers' name of the index.
+    index: &'static str,
+    /// transformers' name of a single file.
+    single: &'static str,
+    /// Ending of any library's index.
+    index_suffix: &'static str,
+    suffixes: &'static [&'static str],
+}
+
+/// In order of preference: what is in safetensors is never read from a pickle.
+const KINDS: &[Kind] = &[
+    Kind {
+        index: "model.safetensors.index.json",
+        single: "model.safetensors",
+        index_suffix: ".safetensors.index.json",
+        suffixes: &[".safetensors"],
+    },
+    Kind {
+        index: "pytorch_model.bin.index.json",
+        single: "pytorch_model.bin",
+        index_suffix: ".bin.index.json",
+        suffixes: &[".bin", ".pt", ".pth"],
+    },
+];
+
+/// What training scripts leave beside the model.
+const NOT_WEIGHTS: &[&str] =
+    &["training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "scaler.pt"];
 
 /// What an index says: which shard holds which tensor.
 #[derive(Debug)]
@@ -32,36 +58,48 @@ struct Wire {
 /// The files of a checkpoint directory, in the order in which they are read.
 pub(super) fn discover(dir: &Path) -> Result<(Vec<PathBuf>, Option<Index>), Error> {
     let names = file_names(dir)?;
-    let indices: Vec<&String> = names
-        .iter()
-        .filter(|name| name.ends_with(INDEX_SUFFIX))
-        .collect();
-    let index = match indices.as_slice() {
-        _ if names.contains(INDEX_NAME) => Some(INDEX_NAME),
-        // Without a file of transformers' usual name, another library's single index decides.
-        [other] if !names.contains(SINGLE_NAME) => Some(other.as_str()),
-        _ => None,
-    };
-    if let Some(name) = index {
-        let index = Index::read(&dir.join(name))?;
-        let shards = index.shards(dir)?;
-        return Ok((shards, Some(index)));
+    for kind in KINDS {
+        let found = kind.discover(dir, &names)?;
+        if !found.0.is_empty() {
+            return Ok(found);
+        }
     }
-    if names.contains(SINGLE_NAME) {
-        return Ok((vec![dir.join(SINGLE_NAME)], None));
+    Err(Error::NotACheckpoint {
+        path: dir.to_owned(),
+        reason: "no *.safetensors, *.bin, *.pt or *.pth file in the directory",
+    })
+}
+
+impl Kind {
+    /// The files of this kind, none where there are none.
+    fn discover(
+        &self,
+        dir: &Path,
+        names: &BTreeSet<String>,
+    ) -> Result<(Vec<PathBuf>, Option<Index>), Error> {
+        let indices: Vec<&String> =
+            names.iter().filter(|name| name.ends_with(self.index_suffix)).collect();
+        let index = match indices.as_slice() {
+            _ if names.contains(self.index) => Some(self.index),
+            // Without a file of transformers' usual name, another library's single index decides.
+            [other] if !names.contains(self.single) => Some(other.as_str()),
+            _ => None,
+        };
+        if let Some(name) = index {
+            let index = Index::read(&dir.join(name))?;
+            let shards = index.shards(dir)?;
+            return Ok((shards, Some(index)));
+        }
+        if names.contains(self.single) {
+            return Ok((vec![dir.join(self.single)], None));
+        }
+        let own = |name: &&String| {
+            self.suffixes.iter().any(|suffix| name.ends_with(suffix))
+                && !NOT_WEIGHTS.contains(&name.as_str())
+        };
+        let all = names.iter().filter(own).map(|name| dir.join(name));
+        Ok((all.collect(), None))
     }
-    let all: Vec<PathBuf> = names
-        .iter()
-        .filter(|name| name.ends_with(SUFFIX))
-        .map(|name| dir.join(name))
-        .collect();
-    if all.is_empty() {
-        return Err(Error::NotACheckpoint {
-            path: dir.to_owned(),
-            reason: "no *.safetensors file in the directory",
-        });
-    }
-    Ok((all, None))
 }
 
 /// Names of regular files, links followed, sorted.
@@ -91,10 +129,7 @@ impl Index {
                 return Err(Error::of_tensor(path, tensor, Fault::DuplicateName));
             }
         }
-        Ok(Self {
-            path: path.to_owned(),
-            weight_map,
-        })
+        Ok(Self { path: path.to_owned(), weight_map })
     }
 
     fn shards(&self, dir: &Path) -> Result<Vec<PathBuf>, Error> {
@@ -154,6 +189,5 @@ impl Index {
 }
 
 pub(super) fn file_name(path: &Path) -> String {
-    path.file_name()
-        .map_or(String::new(), |name| name.to_string_lossy().into_owned())
+    path.file_name().map_or(String::new(), |name| name.to_string_lossy().into_owned())
 }

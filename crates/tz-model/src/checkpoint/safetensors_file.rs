@@ -59,11 +59,7 @@ impl<'de> Visitor<'de> for HeaderVisitor {
             if key != METADATA_KEY {
                 let tensor = map.next_value().map_err(of_key)?;
                 header.tensors.push((key, tensor));
-            } else if header
-                .metadata
-                .replace(map.next_value().map_err(of_key)?)
-                .is_some()
-            {
+            } else if header.metadata.replace(map.next_value().map_err(of_key)?).is_some() {
                 return Err(A::Error::duplicate_field(METADATA_KEY));
             }
         }
@@ -72,18 +68,16 @@ impl<'de> Visitor<'de> for HeaderVisitor {
 }
 
 /// Opens `path` and reads its header; the tensors come in order of position.
-pub(super) fn open(path: &Path, index: usize) -> Result<(SourceFile, Vec<SourceTensor>), Error> {
-    let file = File::open(path).map_err(|error| Error::io(path, "open", error))?;
-    let metadata = file
-        .metadata()
-        .map_err(|error| Error::io(path, "read", error))?;
+pub(super) fn open(
+    path: &Path,
+    file: File,
+    index: usize,
+) -> Result<(SourceFile, Vec<SourceTensor>), Error> {
+    let metadata = file.metadata().map_err(|error| Error::io(path, "read", error))?;
     let byte_len = metadata.len();
     let header = read_header(path, &file, byte_len)?;
     let data_start = LEN_BYTES + header.len() as u64;
-    let Header {
-        metadata,
-        mut tensors,
-    } = parse(path, &header)?;
+    let Header { metadata, mut tensors } = parse(path, &header)?;
     // Empty tensors share a position with their neighbours; the name makes the order certain.
     tensors.sort_by(|a, b| (a.1.data_offsets, &a.0).cmp(&(b.1.data_offsets, &b.0)));
     if let Some(pair) = duplicate(&tensors) {
@@ -98,12 +92,7 @@ pub(super) fn open(path: &Path, index: usize) -> Result<(SourceFile, Vec<SourceT
     }
     check_end(path, data_start.checked_add(end), byte_len, &placed)?;
     let user_metadata = metadata.map_or(Vec::new(), |map| map.0);
-    let file = SourceFile {
-        path: path.to_owned(),
-        file,
-        byte_len,
-        user_metadata,
-    };
+    let file = SourceFile::new(path, file, byte_len, user_metadata);
     Ok((file, placed))
 }
 
@@ -116,8 +105,7 @@ fn read_header(path: &Path, file: &File, file_len: u64) -> Result<Vec<u8>, Error
         return Err(truncated(LEN_BYTES));
     }
     let read = |buf: &mut [u8], at| {
-        file.read_exact_at(buf, at)
-            .map_err(|error| Error::io(path, "read", error))
+        file.read_exact_at(buf, at).map_err(|error| Error::io(path, "read", error))
     };
     let mut prefix = [0; 8];
     read(&mut prefix, 0)?;
@@ -153,11 +141,7 @@ fn place(
     let fail = |fault| Error::of_tensor(path, &name, fault);
     let (begin, end) = tensor.data_offsets;
     if begin != expected || end < begin {
-        let fault = Fault::Misplaced {
-            begin,
-            end,
-            expected,
-        };
+        let fault = Fault::Misplaced { begin, end, expected };
         return Err(fail(fault));
     }
     let unsupported = || Error::unsupported(path, &name, format!("dtype {:?}", tensor.dtype));
@@ -177,16 +161,16 @@ fn place(
     if found != expected {
         return Err(fail(Fault::WrongLength { expected, found }));
     }
-    let offset = data_start
-        .checked_add(begin)
-        .ok_or_else(|| fail(Fault::ShapeOverflow))?;
+    let offset = data_start.checked_add(begin).ok_or_else(|| fail(Fault::ShapeOverflow))?;
     Ok(SourceTensor {
+        path: name.as_str().into(),
         name,
         dtype,
         shape,
         byte_len: found,
         file,
         offset,
+        strides: None,
     })
 }
 

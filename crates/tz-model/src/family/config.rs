@@ -44,8 +44,7 @@ impl Fields<'_> {
     }
 
     fn size(&self, name: &str) -> Result<u64, String> {
-        self.optional(name)?
-            .ok_or_else(|| format!("{name:?} is missing"))
+        self.optional(name)?.ok_or_else(|| format!("{name:?} is missing"))
     }
 
     /// A count for which memory is taken.
@@ -215,8 +214,6 @@ fn divide(hidden: u64, heads: u64) -> Result<u64, String> {
     if hidden.is_multiple_of(heads) {
         Ok(hidden / heads)
     } else {
-        Err(format!(
-            "the hidden size {hidden} is not a multiple of {heads} heads"
-        ))
+        Err(format!("the hidden size {hidden} is not a multiple of {heads} heads"))
     }
 }

@@ -9,43 +9,22 @@ use super::{Axis, Family, Row, Source, When};
 
 /// A linear layer with one source of the same name.
 const fn linear(target: &'static str, sources: &'static [Source], input: Axis, bias: When) -> Row {
-    Row {
-        target,
-        sources,
-        input: Some(input),
-        transposed: false,
-        weight: Always,
-        bias,
-    }
+    Row { target, sources, input: Some(input), transposed: false, weight: Always, bias }
 }
 
 /// GPT-2's `Conv1D`, which stores the transpose.
 const fn conv1d(target: &'static str, sources: &'static [Source], input: Axis) -> Row {
-    Row {
-        transposed: true,
-        ..linear(target, sources, input, Always)
-    }
+    Row { transposed: true, ..linear(target, sources, input, Always) }
 }
 
 /// A norm without a bias.
 const fn norm(target: &'static str, sources: &'static [Source]) -> Row {
-    Row {
-        target,
-        sources,
-        input: None,
-        transposed: false,
-        weight: Always,
-        bias: Never,
-    }
+    Row { target, sources, input: None, transposed: false, weight: Always, bias: Never }
 }
 
 /// A norm with a bias.
 const fn layer_norm(target: &'static str, sources: &'static [Source], when: When) -> Row {
-    Row {
-        weight: when,
-        bias: when,
-        ..norm(target, sources)
-    }
+    Row { weight: when, bias: when, ..norm(target, sources) }
 }
 
 macro_rules! from {
@@ -54,12 +33,8 @@ macro_rules! from {
     };
 }
 
-const EMBED: Row = linear(
-    "model.embed_tokens",
-    from!("model.embed_tokens": Split(Vocab)),
-    Whole(Hidden),
-    Never,
-);
+const EMBED: Row =
+    linear("model.embed_tokens", from!("model.embed_tokens": Split(Vocab)), Whole(Hidden), Never);
 const FINAL_NORM: Row = norm("model.norm", from!("model.norm": Whole(Hidden)));
 
 const QKV: &[Source] = from!(
@@ -133,14 +108,8 @@ const LLAMA: Family = Family {
 };
 
 /// Attention and feed-forward without any bias: the layer of Mistral and Gemma.
-const PLAIN_LAYER: &[Row] = &[
-    qkv(Never),
-    o_proj(Never),
-    gate_up(Never),
-    down(Never),
-    INPUT_NORM,
-    POST_NORM,
-];
+const PLAIN_LAYER: &[Row] =
+    &[qkv(Never), o_proj(Never), gate_up(Never), down(Never), INPUT_NORM, POST_NORM];
 
 const MISTRAL: Family = Family {
     model_type: "mistral",
@@ -149,24 +118,13 @@ const MISTRAL: Family = Family {
     ..LLAMA
 };
 
-const GEMMA: Family = Family {
-    model_type: "gemma",
-    architecture: "GemmaForCausalLM",
-    layer: PLAIN_LAYER,
-    ..LLAMA
-};
+const GEMMA: Family =
+    Family { model_type: "gemma", architecture: "GemmaForCausalLM", layer: PLAIN_LAYER, ..LLAMA };
 
 const QWEN2: Family = Family {
     model_type: "qwen2",
     architecture: "Qwen2ForCausalLM",
-    layer: &[
-        qkv(Always),
-        o_proj(Never),
-        gate_up(Never),
-        down(Never),
-        INPUT_NORM,
-        POST_NORM,
-    ],
+    layer: &[qkv(Always), o_proj(Never), gate_up(Never), down(Never), INPUT_NORM, POST_NORM],
     ..LLAMA
 };
 
@@ -299,25 +257,11 @@ const GPT2: Family = Family {
     model_type: "gpt2",
     architecture: "GPT2LMHeadModel",
     before: &[
-        linear(
-            "transformer.wte",
-            from!("transformer.wte": Split(Vocab)),
-            Whole(Hidden),
-            Never,
-        ),
-        linear(
-            "transformer.wpe",
-            from!("transformer.wpe": Whole(Positions)),
-            Whole(Hidden),
-            Never,
-        ),
+        linear("transformer.wte", from!("transformer.wte": Split(Vocab)), Whole(Hidden), Never),
+        linear("transformer.wpe", from!("transformer.wpe": Whole(Positions)), Whole(Hidden), Never),
     ],
     layer: &[
-        layer_norm(
-            "transformer.h.{}.ln_1",
-            from!("transformer.h.{}.ln_1": Whole(Hidden)),
-            Always,
-        ),
+        layer_norm("transformer.h.{}.ln_1", from!("transformer.h.{}.ln_1": Whole(Hidden)), Always),
         conv1d(
             "transformer.h.{}.attn.c_attn",
             from!("transformer.h.{}.attn.c_attn": Split(Query), Split(KeyValue), Split(KeyValue)),
@@ -328,11 +272,7 @@ const GPT2: Family = Family {
             from!("transformer.h.{}.attn.c_proj": Whole(Hidden)),
             Split(Query),
         ),
-        layer_norm(
-            "transformer.h.{}.ln_2",
-            from!("transformer.h.{}.ln_2": Whole(Hidden)),
-            Always,
-        ),
+        layer_norm("transformer.h.{}.ln_2", from!("transformer.h.{}.ln_2": Whole(Hidden)), Always),
         conv1d(
             "transformer.h.{}.mlp.c_fc",
             from!("transformer.h.{}.mlp.c_fc": Split(Intermediate)),
@@ -344,11 +284,7 @@ const GPT2: Family = Family {
             Split(Intermediate),
         ),
     ],
-    after: &[layer_norm(
-        "transformer.ln_f",
-        from!("transformer.ln_f": Whole(Hidden)),
-        Always,
-    )],
+    after: &[layer_norm("transformer.ln_f", from!("transformer.ln_f": Whole(Hidden)), Always)],
     embedding: "transformer.wte.weight",
     optional_prefixes: &["transformer."],
 };

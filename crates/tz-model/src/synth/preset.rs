@@ -105,11 +105,7 @@ impl Preset {
         });
         let tensors = dense_tensors(&config).unwrap_or_default();
         let style = Style::default();
-        Self {
-            config,
-            style,
-            tensors,
-        }
+        Self { config, style, tensors }
     }
 
     /// The model that a `config.json` describes; `None` where its family is not known.
@@ -133,11 +129,7 @@ impl Preset {
                 }
             }
         }
-        Some(Self {
-            config,
-            style,
-            tensors,
-        })
+        Some(Self { config, style, tensors })
     }
 
     /// The same model with another number of layers, for files of many tensors; `None` where the family's
@@ -276,9 +268,7 @@ mod tests {
 
     #[test]
     fn sized_models_have_about_the_wanted_size() {
-        for mib in [
-            4_u64, 7, 8, 63, 64, 255, 256, 1023, 1024, 2048, 4095, 4096, 30_000, 140_000,
-        ] {
+        for mib in [4_u64, 7, 8, 63, 64, 255, 256, 1023, 1024, 2048, 4095, 4096, 30_000, 140_000] {
             let bytes = mib << 20;
             let preset = Preset::sized(bytes);
             let off = preset.byte_len().abs_diff(bytes);

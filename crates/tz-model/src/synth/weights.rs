@@ -31,14 +31,10 @@ struct Tables {
 impl Tables {
     fn new(mean: f32) -> Self {
         let mut state = TABLE_SEED;
-        let values: Vec<f32> = (0..1 << 16)
-            .map(|_| mean + DEVIATION * normal(&mut state))
-            .collect();
+        let values: Vec<f32> =
+            (0..1 << 16).map(|_| mean + DEVIATION * normal(&mut state)).collect();
         Self {
-            bf16: values
-                .iter()
-                .map(|&v| bf16::from_f32(v).to_bits())
-                .collect(),
+            bf16: values.iter().map(|&v| bf16::from_f32(v).to_bits()).collect(),
             f16: values.iter().map(|&v| f16::from_f32(v).to_bits()).collect(),
         }
     }
@@ -85,9 +81,7 @@ pub(super) struct Weights {
 impl Weights {
     pub(super) fn new(decl: &TensorDecl, seed: u64) -> Self {
         let mut state = seed ^ hash(&decl.name);
-        let is_norm = ["norm.", "ln_", "layernorm."]
-            .iter()
-            .any(|part| decl.name.contains(part));
+        let is_norm = ["norm.", "ln_", "layernorm."].iter().any(|part| decl.name.contains(part));
         Self {
             stream: next(&mut state),
             element: decl.dtype.element(),
@@ -163,11 +157,8 @@ mod tests {
     use super::*;
 
     fn weights(name: &str, element: Element) -> Vec<u8> {
-        let decl = TensorDecl {
-            name: name.to_owned(),
-            dtype: Dtype::from(element),
-            shape: vec![100_000],
-        };
+        let decl =
+            TensorDecl { name: name.to_owned(), dtype: Dtype::from(element), shape: vec![100_000] };
         let weights = Weights::new(&decl, 7);
         let mut out = vec![0; usize::try_from(weights.byte_len()).unwrap()];
         weights.fill(0, &mut out);
@@ -202,12 +193,8 @@ mod tests {
             .collect();
         check(&f16s, 0.0);
         let bytes = weights("wte.weight", Element::Float32);
-        let f32s: Vec<f64> = bytes
-            .as_chunks::<4>()
-            .0
-            .iter()
-            .map(|b| f32::from_le_bytes(*b).into())
-            .collect();
+        let f32s: Vec<f64> =
+            bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b).into()).collect();
         check(&f32s, 0.0);
     }
 }

@@ -10,10 +10,8 @@ use crate::support::{bytes_file, contents, write};
 fn mutated() -> impl Strategy<Value = Vec<u8>> {
     let file = bytes_file(&[("a", 3), ("bb", 0), ("c", 5)]);
     let len = file.len();
-    let replacement = prop_oneof![
-        any::<u8>(),
-        prop::sample::select(b"0123456789[]{}\",:abUFI ".to_vec()),
-    ];
+    let replacement =
+        prop_oneof![any::<u8>(), prop::sample::select(b"0123456789[]{}\",:abUFI ".to_vec()),];
     let changes = prop::collection::vec((0..len, replacement), 0..3);
     (changes, 0..4_usize).prop_map(move |(changes, cut)| {
         let mut file = file.clone();
@@ -53,7 +51,5 @@ proptest! {
 }
 
 fn twice(text: &str) -> bool {
-    ["\"a\":{", "\"bb\":{", "\"c\":{"]
-        .iter()
-        .any(|key| text.matches(key).count() > 1)
+    ["\"a\":{", "\"bb\":{", "\"c\":{"].iter().any(|key| text.matches(key).count() > 1)
 }

@@ -9,17 +9,9 @@ const INDEX: &str = "model.safetensors.index.json";
 #[test]
 fn single_file_by_name_or_directory() {
     let dir = tempfile::tempdir().expect("directory");
-    write(
-        dir.path(),
-        "model.safetensors",
-        &bytes_file(&[("b", 300), ("a", 5)]),
-    );
+    write(dir.path(), "model.safetensors", &bytes_file(&[("b", 300), ("a", 5)]));
     // Not part of the checkpoint: another library's copy of the same weights.
-    write(
-        dir.path(),
-        "consolidated.safetensors",
-        &bytes_file(&[("x", 1)]),
-    );
+    write(dir.path(), "consolidated.safetensors", &bytes_file(&[("x", 1)]));
     for path in [dir.path().to_owned(), dir.path().join("model.safetensors")] {
         let checkpoint = Checkpoint::open(path).expect("checkpoint");
         assert_eq!(names(&checkpoint), ["b", "a"], "in order of position");
@@ -38,11 +30,7 @@ fn single_file_by_name_or_directory() {
 fn without_an_index_every_file_in_order_of_name() {
     let dir = tempfile::tempdir().expect("directory");
     write(dir.path(), "2.safetensors", &bytes_file(&[("b", 1)]));
-    write(
-        dir.path(),
-        "1.safetensors",
-        &bytes_file(&[("c", 2), ("d", 0)]),
-    );
+    write(dir.path(), "1.safetensors", &bytes_file(&[("c", 2), ("d", 0)]));
     write(dir.path(), "notes.txt", b"no tensors");
     let checkpoint = Checkpoint::open(dir.path()).expect("checkpoint");
     assert_eq!(names(&checkpoint), ["c", "d", "b"]);
@@ -61,17 +49,10 @@ fn without_an_index_every_file_in_order_of_name() {
 fn user_metadata_is_kept_in_order() {
     let dir = tempfile::tempdir().expect("directory");
     let header = r#"{"__metadata__":{"z":"1","format":"pt"}}"#;
-    write(
-        dir.path(),
-        "model.safetensors",
-        &crate::support::raw(header, 0),
-    );
+    write(dir.path(), "model.safetensors", &crate::support::raw(header, 0));
     let checkpoint = Checkpoint::open(dir.path()).expect("checkpoint");
     let metadata = checkpoint.files()[0].user_metadata();
-    assert_eq!(
-        metadata,
-        [("z".into(), "1".into()), ("format".into(), "pt".into())]
-    );
+    assert_eq!(metadata, [("z".into(), "1".into()), ("format".into(), "pt".into())]);
     assert!(checkpoint.tensors().is_empty());
 }
 
@@ -106,15 +87,11 @@ fn index_and_shards_disagree() {
     let of_index = |rest: &str| format!("{INDEX}: {rest}");
     check(
         &map(r#""a":"s1","b":"s1","c":"s2","d":"s2""#),
-        Err(&of_index(
-            r#"tensor "d": the index places it in "s2", which does not hold it"#,
-        )),
+        Err(&of_index(r#"tensor "d": the index places it in "s2", which does not hold it"#)),
     );
     check(
         &map(r#""a":"s1","b":"s2","c":"s2""#),
-        Err(&of_index(
-            r#"tensor "b": the index places it in "s2", which does not hold it"#,
-        )),
+        Err(&of_index(r#"tensor "b": the index places it in "s2", which does not hold it"#)),
     );
     check(
         &map(r#""a":"s1","c":"s2""#),
@@ -122,34 +99,18 @@ fn index_and_shards_disagree() {
     );
     check(
         &map(r#""a":"s1","b":"s1","c":"s3""#),
-        Err(&of_index(
-            r#"the index names the shard "s3", which does not exist"#,
-        )),
+        Err(&of_index(r#"the index names the shard "s3", which does not exist"#)),
     );
     check(
         &map(r#""a":"folder""#),
-        Err(&of_index(
-            r#"the index names the shard "folder", which does not exist"#,
-        )),
+        Err(&of_index(r#"the index names the shard "folder", which does not exist"#)),
     );
-    check(
-        &map(r#""a":"s1","a":"s2""#),
-        Err(&of_index(r#"tensor "a": the name stands twice"#)),
-    );
+    check(&map(r#""a":"s1","a":"s2""#), Err(&of_index(r#"tensor "a": the name stands twice"#)));
 }
 
 #[test]
 fn index_that_leads_out_of_the_directory() {
-    for name in [
-        "../s1",
-        "/etc/passwd",
-        "folder/s1",
-        "..",
-        ".",
-        "",
-        "s1/",
-        "./s1",
-    ] {
+    for name in ["../s1", "/etc/passwd", "folder/s1", "..", ".", "", "s1/", "./s1"] {
         let expect =
             format!("{INDEX}: the index names the shard {name:?}, which is not a plain file name");
         check(&map(&format!(r#""a":"{name}""#)), Err(&expect));
@@ -159,32 +120,15 @@ fn index_that_leads_out_of_the_directory() {
 #[test]
 fn index_that_is_not_one() {
     let dir = tempfile::tempdir().expect("directory");
-    for text in [
-        &b"{"[..],
-        b"{}",
-        b"{\"weight_map\":[]}",
-        b"{\"weight_map\":{\"a\":1}}",
-    ] {
+    for text in [&b"{"[..], b"{}", b"{\"weight_map\":[]}", b"{\"weight_map\":{\"a\":1}}"] {
         write(dir.path(), INDEX, text);
         let error = Checkpoint::open(dir.path()).expect_err("refused");
-        let is_json = matches!(
-            &error,
-            Error::Malformed {
-                fault: Fault::Json(_),
-                ..
-            }
-        );
+        let is_json = matches!(&error, Error::Malformed { fault: Fault::Json(_), .. });
         assert!(is_json, "{error}");
     }
     write(dir.path(), INDEX, b"{\"weight_map\":{\"a\":\"\xff\"}}");
     let error = Checkpoint::open(dir.path()).expect_err("refused");
-    assert!(matches!(
-        error,
-        Error::Malformed {
-            fault: Fault::NotUtf8,
-            ..
-        }
-    ));
+    assert!(matches!(error, Error::Malformed { fault: Fault::NotUtf8, .. }));
     write(dir.path(), INDEX, b"{\"weight_map\":{}}");
     let error = Checkpoint::open(dir.path()).expect_err("refused");
     assert!(matches!(error, Error::NotACheckpoint { .. }));
@@ -204,11 +148,7 @@ fn another_librarys_single_index_decides() {
 #[test]
 fn many_threads_read_at_once() {
     let dir = tempfile::tempdir().expect("directory");
-    write(
-        dir.path(),
-        "model.safetensors",
-        &bytes_file(&[("a", 100_000)]),
-    );
+    write(dir.path(), "model.safetensors", &bytes_file(&[("a", 100_000)]));
     let checkpoint = Checkpoint::open(dir.path()).expect("checkpoint");
     let expect = painted(100_000);
     std::thread::scope(|scope| {

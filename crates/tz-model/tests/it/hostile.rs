@@ -24,10 +24,7 @@ fn check_json(header: &str, names: &str) {
     let dir = tempfile::tempdir().expect("directory");
     write(dir.path(), "m.safetensors", &raw(header, 0));
     match Checkpoint::open(dir.path()) {
-        Err(Error::Malformed {
-            fault: Fault::Json(why),
-            ..
-        }) => {
+        Err(Error::Malformed { fault: Fault::Json(why), .. }) => {
             assert!(why.contains(names), "{why}");
         }
         other => panic!("{other:?}"),
@@ -46,46 +43,24 @@ fn lengths_beyond_the_file() {
     check(&100_u64.to_le_bytes(), None, &truncated(108, 8));
     let limit = 100_000_000;
     for len in [limit + 1, u64::MAX] {
-        check(
-            &len.to_le_bytes(),
-            None,
-            &Fault::HeaderTooLong { len, limit },
-        );
+        check(&len.to_le_bytes(), None, &Fault::HeaderTooLong { len, limit });
     }
-    let two = format!(
-        r#"{{"a":{},"b":{}}}"#,
-        tensor("U8", "[4]", 0, 4),
-        tensor("U8", "[4]", 4, 8)
-    );
+    let two = format!(r#"{{"a":{},"b":{}}}"#, tensor("U8", "[4]", 0, 4), tensor("U8", "[4]", 4, 8));
     let start = 8 + two.len() as u64;
     check(&raw(&two, 5), Some("b"), &truncated(start + 8, start + 5));
     check(&raw(&two, 3), Some("a"), &truncated(start + 8, start + 3));
-    let trailing = Fault::TrailingBytes {
-        expected: start + 8,
-        found: start + 9,
-    };
+    let trailing = Fault::TrailingBytes { expected: start + 8, found: start + 9 };
     check(&raw(&two, 9), None, &trailing);
 }
 
 #[test]
 fn tensors_that_overlap_or_leave_holes() {
-    let misplaced = |begin, end, expected| Fault::Misplaced {
-        begin,
-        end,
-        expected,
-    };
+    let misplaced = |begin, end, expected| Fault::Misplaced { begin, end, expected };
     let one = |begin, end| format!(r#"{{"a":{}}}"#, tensor("U8", "[4]", begin, end));
     check(&raw(&one(4, 8), 8), Some("a"), &misplaced(4, 8, 0));
-    check(
-        &raw(&one(0, 0).replace("[0,0]", "[4,0]"), 4),
-        Some("a"),
-        &misplaced(4, 0, 0),
-    );
-    let overlap = format!(
-        r#"{{"a":{},"b":{}}}"#,
-        tensor("U8", "[4]", 0, 4),
-        tensor("U8", "[4]", 3, 7)
-    );
+    check(&raw(&one(0, 0).replace("[0,0]", "[4,0]"), 4), Some("a"), &misplaced(4, 0, 0));
+    let overlap =
+        format!(r#"{{"a":{},"b":{}}}"#, tensor("U8", "[4]", 0, 4), tensor("U8", "[4]", 3, 7));
     check(&raw(&overlap, 7), Some("b"), &misplaced(3, 7, 4));
 }
 
@@ -96,22 +71,11 @@ fn shapes_that_lie() {
     check(&raw(&one("F32", "[2]", 4), 4), Some("a"), &wrong(8, 4));
     check(&raw(&one("U8", "[]", 0), 0), Some("a"), &wrong(1, 0));
     let huge = "[4294967296,4294967296]";
-    check(
-        &raw(&one("U8", huge, 0), 0),
-        Some("a"),
-        &Fault::ShapeOverflow,
-    );
-    check(
-        &raw(&one("U8", huge, u64::MAX), 0),
-        Some("a"),
-        &Fault::ShapeOverflow,
-    );
+    check(&raw(&one("U8", huge, 0), 0), Some("a"), &Fault::ShapeOverflow);
+    check(&raw(&one("U8", huge, u64::MAX), 0), Some("a"), &Fault::ShapeOverflow);
     let max = format!("[{}]", u64::MAX);
     let bytes = raw(&one("U8", &max, u64::MAX), 0);
-    let truncated = Fault::Truncated {
-        expected: u64::MAX,
-        found: bytes.len() as u64,
-    };
+    let truncated = Fault::Truncated { expected: u64::MAX, found: bytes.len() as u64 };
     check(&bytes, Some("a"), &truncated);
 }
 
@@ -130,18 +94,9 @@ fn text_that_is_not_a_header() {
     check_json("", "EOF");
     check_json("[]", "an object of tensors");
     check_json(r#"{"a":1}"#, "\"a\"");
-    check_json(
-        r#"{"a":{"dtype":"U8","shape":[-1],"data_offsets":[0,1]}}"#,
-        "\"a\"",
-    );
-    check_json(
-        r#"{"a":{"dtype":"U8","shape":[1.5],"data_offsets":[0,1]}}"#,
-        "\"a\"",
-    );
-    check_json(
-        r#"{"a":{"dtype":"U8","shape":[1],"data_offsets":[0]}}"#,
-        "\"a\"",
-    );
+    check_json(r#"{"a":{"dtype":"U8","shape":[-1],"data_offsets":[0,1]}}"#, "\"a\"");
+    check_json(r#"{"a":{"dtype":"U8","shape":[1.5],"data_offsets":[0,1]}}"#, "\"a\"");
+    check_json(r#"{"a":{"dtype":"U8","shape":[1],"data_offsets":[0]}}"#, "\"a\"");
     check_json(r#"{"a":{"shape":[1],"data_offsets":[0,1]}}"#, "dtype");
     check_json(r#"{"__metadata__":{"x":1}}"#, "__metadata__");
     check_json(r#"{"__metadata__":{},"__metadata__":{}}"#, "__metadata__");
@@ -153,12 +108,7 @@ fn text_that_is_not_a_header() {
 #[test]
 fn dtypes_that_torch_lacks_are_named() {
     let dir = tempfile::tempdir().expect("directory");
-    for (dtype, shape) in [
-        ("F6_E2M3", "[4]"),
-        ("Q4_K", "[4]"),
-        ("F4", "[3]"),
-        ("F4", "[]"),
-    ] {
+    for (dtype, shape) in [("F6_E2M3", "[4]"), ("Q4_K", "[4]"), ("F4", "[3]"), ("F4", "[]")] {
         let header = format!(r#"{{"w":{}}}"#, tensor(dtype, shape, 0, 3));
         write(dir.path(), "m.safetensors", &raw(&header, 3));
         let error = Checkpoint::open(dir.path()).expect_err("refused");
@@ -185,32 +135,18 @@ fn paths_without_a_checkpoint() {
 #[test]
 fn reads_beyond_a_tensor() {
     let dir = tempfile::tempdir().expect("directory");
-    let header = format!(
-        r#"{{"a":{},"b":{}}}"#,
-        tensor("U8", "[4]", 0, 4),
-        tensor("U8", "[4]", 4, 8)
-    );
+    let header =
+        format!(r#"{{"a":{},"b":{}}}"#, tensor("U8", "[4]", 0, 4), tensor("U8", "[4]", 4, 8));
     write(dir.path(), "m.safetensors", &raw(&header, 8));
     let checkpoint = Checkpoint::open(dir.path()).expect("checkpoint");
     for (tensor, offset, len) in [(0, 0, 5), (0, 4, 1), (0, u64::MAX, 1), (2, 0, 0)] {
         let result = checkpoint.read_at(tensor, offset, &mut vec![0; len]);
-        assert!(
-            matches!(result, Err(Error::OutOfRange { .. })),
-            "{tensor} {offset} {len}"
-        );
+        assert!(matches!(result, Err(Error::OutOfRange { .. })), "{tensor} {offset} {len}");
     }
-    checkpoint
-        .read_at(0, 4, &mut [])
-        .expect("nothing at the end");
+    checkpoint.read_at(0, 4, &mut []).expect("nothing at the end");
     // The file shrinks after it was opened.
     write(dir.path(), "m.safetensors", &raw(&header, 6));
     let error = checkpoint.read_at(1, 0, &mut [0; 4]).expect_err("cut");
-    assert_eq!(
-        message(dir.path(), &error),
-        "m.safetensors: tensor \"b\": cannot read"
-    );
-    assert_eq!(
-        std::io::Error::from(error).kind(),
-        std::io::ErrorKind::UnexpectedEof
-    );
+    assert_eq!(message(dir.path(), &error), "m.safetensors: tensor \"b\": cannot read");
+    assert_eq!(std::io::Error::from(error).kind(), std::io::ErrorKind::UnexpectedEof);
 }

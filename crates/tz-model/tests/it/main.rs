@@ -5,4 +5,6 @@ mod directories;
 mod hostile;
 mod support;
 mod synthesis;
+mod torch;
+mod torch_hostile;
 mod writing;

@@ -35,11 +35,7 @@ pub(crate) fn bytes_file(tensors: &[(&str, usize)]) -> Vec<u8> {
 }
 
 pub(crate) fn decl(name: &str, element: Element, shape: &[u64]) -> TensorDecl {
-    TensorDecl {
-        name: name.to_owned(),
-        dtype: Dtype::from(element),
-        shape: shape.to_vec(),
-    }
+    TensorDecl { name: name.to_owned(), dtype: Dtype::from(element), shape: shape.to_vec() }
 }
 
 pub(crate) fn write(dir: &Path, name: &str, bytes: &[u8]) {
@@ -62,13 +58,7 @@ pub(crate) fn contents(checkpoint: &Checkpoint, tensor: usize) -> Vec<u8> {
 pub(crate) fn listing(dir: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(dir).expect("directory");
     let mut names: Vec<String> = entries
-        .map(|entry| {
-            entry
-                .expect("entry")
-                .file_name()
-                .into_string()
-                .expect("UTF-8")
-        })
+        .map(|entry| entry.expect("entry").file_name().into_string().expect("UTF-8"))
         .collect();
     names.sort();
     names
@@ -76,7 +66,5 @@ pub(crate) fn listing(dir: &Path) -> Vec<String> {
 
 /// The error as a user would see it, without the directory.
 pub(crate) fn message(dir: &Path, error: &Error) -> String {
-    error
-        .to_string()
-        .replace(&format!("{}/", dir.display()), "")
+    error.to_string().replace(&format!("{}/", dir.display()), "")
 }

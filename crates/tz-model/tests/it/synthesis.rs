@@ -39,48 +39,34 @@ fn bytes_depend_on_the_seed_alone() {
     // Frozen: who names a seed expects its model, in every release.
     let preset = Preset::named("llama-tiny").expect("preset");
     let tiny = make(&preset, &SynthOptions::default());
-    let sum = tiny["model.safetensors"].iter().fold(0_u64, |sum, &byte| {
-        sum.wrapping_mul(31).wrapping_add(byte.into())
-    });
+    let sum = tiny["model.safetensors"]
+        .iter()
+        .fold(0_u64, |sum, &byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
     assert_eq!(sum, 2_382_393_224_407_347_401);
 }
 
 #[test]
 fn sharding_changes_no_tensor() {
     let preset = Preset::named("qwen2-tiny").expect("preset");
-    let (whole, parts) = (
-        tempfile::tempdir().expect("a"),
-        tempfile::tempdir().expect("b"),
-    );
+    let (whole, parts) = (tempfile::tempdir().expect("a"), tempfile::tempdir().expect("b"));
     let options = SynthOptions::default();
     synthesize(whole.path(), &preset, &options).expect("whole");
     let sharded = options.with_max_shard_bytes(100_000);
     synthesize(parts.path(), &preset, &sharded).expect("shards");
-    let (whole, parts) = (
-        Checkpoint::open(whole.path()),
-        Checkpoint::open(parts.path()),
-    );
+    let (whole, parts) = (Checkpoint::open(whole.path()), Checkpoint::open(parts.path()));
     let (whole, parts) = (whole.expect("whole"), parts.expect("parts"));
     assert!(parts.files().len() > 2);
     assert_eq!(whole.tensors().len(), parts.tensors().len());
     for (i, tensor) in whole.tensors().iter().enumerate() {
         let other = parts.find(&tensor.name).expect("tensor");
-        assert_eq!(
-            contents(&whole, i),
-            contents(&parts, other),
-            "{}",
-            tensor.name
-        );
+        assert_eq!(contents(&whole, i), contents(&parts, other), "{}", tensor.name);
     }
 }
 
 #[test]
 fn every_miniature_is_a_complete_directory() {
     for name in Preset::names().filter(|name| name.contains("tiny")) {
-        let made = make(
-            &Preset::named(name).expect("preset"),
-            &SynthOptions::default(),
-        );
+        let made = make(&Preset::named(name).expect("preset"), &SynthOptions::default());
         let names: Vec<&str> = made.keys().map(String::as_str).collect();
         let expect = [
             "config.json",
@@ -105,12 +91,7 @@ fn dtype_can_be_chosen() {
     let dir = tempfile::tempdir().expect("directory");
     synthesize(dir.path(), &preset, &SynthOptions::default()).expect("synthesize");
     let checkpoint = Checkpoint::open(dir.path()).expect("checkpoint");
-    assert!(
-        checkpoint
-            .tensors()
-            .iter()
-            .all(|tensor| tensor.dtype == dtype)
-    );
+    assert!(checkpoint.tensors().iter().all(|tensor| tensor.dtype == dtype));
     let config = std::fs::read_to_string(dir.path().join("config.json")).expect("config");
     assert!(config.contains("\"torch_dtype\": \"float32\""));
 }

@@ -43,10 +43,7 @@ fn same_bytes_as_the_safetensors_library() {
     let dir = tempfile::tempdir().expect("directory");
     let path = dir.path().join("m.safetensors");
     let tensors = sample();
-    for metadata in [
-        BTreeMap::new(),
-        BTreeMap::from([("format".to_owned(), "pt".to_owned())]),
-    ] {
+    for metadata in [BTreeMap::new(), BTreeMap::from([("format".to_owned(), "pt".to_owned())])] {
         let plan = SafetensorsPlan::new(&path, &tensors, &metadata).expect("plan");
         let file_len = plan.file_len();
         let writer = SafetensorsWriter::create(&path, plan, Durability::Synced).expect("create");
@@ -57,18 +54,12 @@ fn same_bytes_as_the_safetensors_library() {
         let data: Vec<Vec<u8>> = tensors.iter().map(|decl| painted(len(decl))).collect();
         let views = tensors.iter().zip(&data).map(|(decl, data)| {
             let dtype = to_safetensors(decl.dtype).expect("dtype");
-            let mut shape: Vec<usize> = decl
-                .shape
-                .iter()
-                .map(|&d| usize::try_from(d).expect("fits"))
-                .collect();
+            let mut shape: Vec<usize> =
+                decl.shape.iter().map(|&d| usize::try_from(d).expect("fits")).collect();
             if decl.dtype == Dtype::from(Element::Float4E2m1fnX2) {
                 *shape.last_mut().expect("rank") *= 2;
             }
-            (
-                &decl.name,
-                TensorView::new(dtype, shape, data).expect("view"),
-            )
+            (&decl.name, TensorView::new(dtype, shape, data).expect("view"))
         });
         let metadata = (!metadata.is_empty()).then(|| HashMap::from_iter(metadata));
         let expect = safetensors::serialize(views, metadata).expect("serialize");
@@ -132,10 +123,7 @@ fn writes_beyond_a_tensor() {
     let writer = SafetensorsWriter::create(&path, plan, Durability::Cached).expect("create");
     for (tensor, offset, len) in [(0, 0, 4), (0, 3, 1), (0, u64::MAX, 1), (6, 0, 0)] {
         let result = writer.write_at(tensor, offset, &vec![0; len]);
-        assert!(
-            matches!(result, Err(Error::OutOfRange { .. })),
-            "{tensor} {offset}"
-        );
+        assert!(matches!(result, Err(Error::OutOfRange { .. })), "{tensor} {offset}");
     }
 }
 
@@ -156,10 +144,7 @@ fn what_safetensors_cannot_hold() {
         dtype: Dtype::from_wire(">f4").expect("dtype"),
         ..decl("big", Element::Float32, &[1])
     };
-    refused(
-        &[big],
-        "tensor \"big\": dtype >f4 in safetensors is not supported",
-    );
+    refused(&[big], "tensor \"big\": dtype >f4 in safetensors is not supported");
     refused(
         &[decl("__metadata__", Element::Uint8, &[1])],
         "tensor \"__metadata__\": this name is not supported",
@@ -171,20 +156,14 @@ fn what_safetensors_cannot_hold() {
     let other = decl("i", Element::Uint8, &[1 << 63]);
     refused(&[half.clone(), other], &format!("tensor \"i\": {overflow}"));
     refused(&[half], overflow);
-    refused(
-        &[decl("wide", Element::Float64, &[1 << 62])],
-        &format!("tensor \"wide\": {overflow}"),
-    );
+    refused(&[decl("wide", Element::Float64, &[1 << 62])], &format!("tensor \"wide\": {overflow}"));
 }
 
 #[test]
 fn structured_paths_are_joined() {
     let path = TensorPath::new(vec!["model".into(), 3.into()]).expect("path");
     let spec = TensorSpec::new(path, Element::Int8, vec![2]);
-    assert_eq!(
-        TensorDecl::from(&spec),
-        decl("model/3", Element::Int8, &[2])
-    );
+    assert_eq!(TensorDecl::from(&spec), decl("model/3", Element::Int8, &[2]));
 }
 
 #[test]
@@ -198,9 +177,8 @@ fn shards_with_their_index() {
         .collect();
     let plan = ShardedPlan::new(&model, &tensors, &BTreeMap::new(), 100).expect("plan");
     let shards: Vec<String> = plan.file_names().map(str::to_owned).collect();
-    let expect: Vec<String> = (1..=4)
-        .map(|i| format!("model-{i:05}-of-00004.safetensors"))
-        .collect();
+    let expect: Vec<String> =
+        (1..=4).map(|i| format!("model-{i:05}-of-00004.safetensors")).collect();
     assert_eq!(shards, expect);
     let total_len = plan.total_len();
     let writer = ShardedWriter::create(&model, plan, Durability::Synced).expect("create");
@@ -209,11 +187,7 @@ fn shards_with_their_index() {
     }
     let beyond = writer.write_at(5, 0, &[]);
     assert!(matches!(beyond, Err(Error::OutOfRange { .. })));
-    assert!(
-        listing(&model)
-            .iter()
-            .all(|name| name.ends_with(".partial"))
-    );
+    assert!(listing(&model).iter().all(|name| name.ends_with(".partial")));
     writer.finish().expect("finish");
 
     let index = "model.safetensors.index.json".to_owned();
@@ -225,10 +199,7 @@ fn shards_with_their_index() {
     let checkpoint = Checkpoint::open(&model).expect("checkpoint");
     assert_eq!(names(&checkpoint), ["t0", "t1", "t2", "t3", "t4"]);
     assert_eq!(checkpoint.files().len(), 4);
-    assert_eq!(
-        checkpoint.files().iter().map(|f| f.byte_len()).sum::<u64>(),
-        total_len
-    );
+    assert_eq!(checkpoint.files().iter().map(|f| f.byte_len()).sum::<u64>(), total_len);
     for (i, decl) in tensors.iter().enumerate() {
         assert_eq!(contents(&checkpoint, i), painted(len(decl)));
     }
@@ -257,11 +228,5 @@ fn sharded_writers_leave_nothing_either() {
 
     let twice = [tensors[0].clone(), tensors[4].clone(), tensors[0].clone()];
     let error = ShardedPlan::new(dir.path(), &twice, &BTreeMap::new(), 10).expect_err("twice");
-    assert!(matches!(
-        error,
-        Error::Malformed {
-            fault: Fault::DuplicateName,
-            ..
-        }
-    ));
+    assert!(matches!(error, Error::Malformed { fault: Fault::DuplicateName, .. }));
 }
