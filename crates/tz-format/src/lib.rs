@@ -51,6 +51,11 @@ mod version;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+/// The README's example, run as a doctest where the painted file that it reads is at hand.
+#[cfg(all(doctest, feature = "testing"))]
+#[doc = include_str!("../README.md")]
+mod readme {}
+
 pub use crypt_info::{Cipher, CipherPlan, CryptInfo, KeyDerivation, Tag};
 pub use decoder::{Front, FrontDecoder, Step};
 pub use dtype::{ByteOrder, Dtype, Element};

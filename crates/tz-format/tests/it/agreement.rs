@@ -81,6 +81,20 @@ fn agrees_on_files_of_the_reference() {
     }
 }
 
+/// Sound or tampered with, they are files to a decoder that holds no key.
+#[test]
+fn agrees_on_sealed_files() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/sealed");
+    let files =
+        std::fs::read_dir(folder).expect("folder").map(|entry| entry.expect("entry").path());
+    let mut seen = 0;
+    for path in files.filter(|path| path.extension().is_some_and(|end| end == "tensors")) {
+        agree(&std::fs::read(path).expect("fixture"));
+        seen += 1;
+    }
+    assert!(seen > 5, "{seen} files");
+}
+
 #[test]
 fn agrees_on_files_of_every_kind() {
     for (name, bytes) in generated() {
