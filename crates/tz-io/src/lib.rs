@@ -1,6 +1,34 @@
 //! Reads and writes `.tensors` files: parallel, in bounded memory, straight to where the bytes belong.
 //!
-//! Calls block and start their own reader threads; an asynchronous service runs them with `spawn_blocking`.
+//! A [`Location`] is a path, `-`, or a URI of an HTTP server or object store. [`TensorFile`] opens one and reads its
+//! front only; what happens next is up to the caller:
+//!
+//! - [`TensorFile::load`] fills owned memory, each byte landing at its final place;
+//! - [`TensorFile::stream`] hands out [`Piece`]s through a [`BufferPool`] of fixed size, whatever the tensors' size;
+//! - [`TensorFile::map`] gives views of a local file without reading it;
+//! - [`TensorFile::checksum`] and [`TensorFile::verify`] walk the data for its hashes.
+//!
+//! [`write()`] saves what a [`TensorSource`] holds, [`copy()`] moves files between places. A destination appears
+//! complete or not at all. Encrypted files are unlocked by [`OpenOptions::secrets`] and made by [`WriteOptions::seal`].
+//!
+//! ```
+//! use tz_format::{Element, Limits, TensorSpec};
+//! use tz_io::{Location, MemorySource, ReadOptions, Selection, TensorFile, WriteOptions, write};
+//!
+//! let folder = tempfile::tempdir()?;
+//! let location = Location::File(folder.path().join("model.tensors"));
+//! let mut source = MemorySource::new();
+//! source.push(TensorSpec::new("bias", Element::Float32, vec![2]), &[0, 0, 128, 63, 0, 0, 0, 64])?;
+//! write(&source, &location, &WriteOptions::default())?;
+//!
+//! let file = TensorFile::open(&location, &Limits::default())?;
+//! let tensors = file.load(&Selection::all(), &ReadOptions::default())?;
+//! assert_eq!(tensors.get("bias").map(|tensor| tensor.bytes().len()), Some(8));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Calls block and start their own reader threads; an asynchronous service runs them with `spawn_blocking`. What this
+//! crate does not do: interpret tensors, talk to devices, or keep anything after a call but what it returned.
 
 mod memory;
 
@@ -44,3 +72,8 @@ pub use source::{LocalFile, RangeRead, SourceCounters, StreamSource};
 pub use stats::{ReadStats, WriteStats};
 pub use stream::{Consumer, Piece};
 pub use writer::{MemorySource, TensorSource, WriteOptions, plan as plan_write, write};
+
+/// Compiles the example of the repository's README.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
