@@ -18,7 +18,7 @@ macro_rules! forward {
             unsafe extern "C" fn $name($($argument: $type),*) -> CUresult {
                 let address = match symbols::$name.address() {
                     Ok(address) => address,
-                    Err(result) => return result,
+                    Err(result) => return crate::result::known(result as i32),
                 };
                 // SAFETY: the address is that of the driver's function of this name, which has these arguments by
                 // `cust_raw`'s declaration. The result is taken as a number, because it may be one that the enum

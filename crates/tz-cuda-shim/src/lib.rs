@@ -8,8 +8,8 @@
 //! - Where no driver can be loaded, every function returns `CUDA_ERROR_SHARED_OBJECT_INIT_FAILED`; where the driver
 //!   lacks just that function, `CUDA_ERROR_SHARED_OBJECT_SYMBOL_NOT_FOUND`.
 //! - `cust_raw` models result codes as a closed Rust enum of CUDA 11.4. A newer driver may return a code that the
-//!   enum lacks, which must never reach it: such codes arrive as `CUDA_ERROR_UNKNOWN`, and [`last_unknown_code`]
-//!   gives the number.
+//!   enum lacks, which must never reach it: such codes arrive as `CUDA_ERROR_UNKNOWN`, and [`last_code`] gives
+//!   the number.
 //!
 //! The crate takes no part in what the functions do; contracts of their pointers are between caller and driver.
 //!
@@ -32,4 +32,4 @@ mod result;
 pub mod testing;
 
 pub use library::{DEFAULT_DRIVER, DRIVER_VARIABLE, Driver, NoDriver, driver};
-pub use result::last_unknown_code;
+pub use result::last_code;

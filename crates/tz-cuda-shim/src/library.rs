@@ -5,7 +5,7 @@
 )]
 
 use std::error::Error as _;
-use std::ffi::c_void;
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::path::PathBuf;
 use std::ptr;
 use std::sync::OnceLock;
@@ -79,6 +79,28 @@ impl Driver {
         let missing = |symbol: &&&Symbol| self.find(symbol.name).is_none();
         let names = SYMBOLS.iter().filter(missing);
         names.map(|symbol| symbol.name).collect()
+    }
+
+    /// The driver's name for a result code, where it has one.
+    #[must_use]
+    pub fn code_name(&self, code: i32) -> Option<String> {
+        let address = self.find("cuGetErrorName")?;
+        // SAFETY: the driver's function of this name takes a C `int` and a place for a pointer to a C string.
+        let name_of = unsafe {
+            std::mem::transmute::<
+                *mut c_void,
+                unsafe extern "C" fn(c_int, *mut *const c_char) -> c_int,
+            >(address)
+        };
+        let mut name = ptr::null();
+        // SAFETY: the place is a live pointer; the function accepts any number.
+        let result = unsafe { name_of(code, &raw mut name) };
+        if result != 0 || name.is_null() {
+            return None;
+        }
+        // SAFETY: on success the driver gives a static C string.
+        let name = unsafe { CStr::from_ptr(name) };
+        Some(name.to_string_lossy().into_owned())
     }
 
     fn find(&self, name: &str) -> Option<*mut c_void> {

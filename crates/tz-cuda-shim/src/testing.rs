@@ -32,10 +32,7 @@ impl FakeDriver {
     /// No driver at all: a library that does not exist is named.
     #[must_use]
     pub fn absent() -> Self {
-        Self {
-            absent: true,
-            ..Self::default()
-        }
+        Self { absent: true, ..Self::default() }
     }
 
     /// Lets `function` return `code` from its `nth` call on.

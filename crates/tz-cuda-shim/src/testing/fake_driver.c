@@ -272,8 +272,9 @@ int cuMemsetD8Async(address to, unsigned char value, size_t bytes, stream *s) {
 }
 
 int cuGetErrorName(int code, const char **name) {
-    static const char *const names[] = {"CUDA_SUCCESS", "CUDA_ERROR_INVALID_VALUE", "CUDA_ERROR_OUT_OF_MEMORY"};
-    *name = code >= 0 && code < 3 ? names[code] : code == ILLEGAL_ADDRESS ? "CUDA_ERROR_ILLEGAL_ADDRESS" : NULL;
+    *name = code == OUT_OF_MEMORY ? "CUDA_ERROR_OUT_OF_MEMORY"
+        : code == 302 ? "CUDA_ERROR_SHARED_OBJECT_SYMBOL_NOT_FOUND"
+        : code == ILLEGAL_ADDRESS ? "CUDA_ERROR_ILLEGAL_ADDRESS" : NULL;
     return *name ? SUCCESS : INVALID_VALUE;
 }
 int cuGetErrorString(int code, const char **text) {

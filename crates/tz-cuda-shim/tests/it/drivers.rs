@@ -6,7 +6,7 @@ use cust::device::Device;
 use cust::error::CudaError;
 use cust::memory::{CopyDestination, DeviceBuffer, LockedBuffer, mem_get_info};
 use tz_cuda_shim::testing::FakeDriver;
-use tz_cuda_shim::{DRIVER_VARIABLE, driver, last_unknown_code};
+use tz_cuda_shim::{DRIVER_VARIABLE, driver, last_code};
 
 fn context() -> Context {
     cust::init(CudaFlags::empty()).unwrap();
@@ -15,39 +15,30 @@ fn context() -> Context {
 
 #[test]
 fn calls_of_cust_reach_the_driver_that_is_named() {
-    FakeDriver::new().run(
-        "drivers::calls_of_cust_reach_the_driver_that_is_named",
-        || {
-            let named = std::env::var(DRIVER_VARIABLE).unwrap();
-            assert_eq!(driver().unwrap().name(), named);
-            let _context = context();
-            assert_eq!(Device::get_device(1).unwrap().name().unwrap(), "Fake GPU 1");
-            let painted = LockedBuffer::new(&7_u8, 1000).unwrap();
-            let on_device = DeviceBuffer::from_slice(&painted).unwrap();
-            let mut back = [0; 1000];
-            on_device.copy_to(&mut back).unwrap();
-            assert_eq!(back, [7; 1000]);
-        },
-    );
+    FakeDriver::new().run("drivers::calls_of_cust_reach_the_driver_that_is_named", || {
+        let named = std::env::var(DRIVER_VARIABLE).unwrap();
+        assert_eq!(driver().unwrap().name(), named);
+        let _context = context();
+        assert_eq!(Device::get_device(1).unwrap().name().unwrap(), "Fake GPU 1");
+        let painted = LockedBuffer::new(&7_u8, 1000).unwrap();
+        let on_device = DeviceBuffer::from_slice(&painted).unwrap();
+        let mut back = [0; 1000];
+        on_device.copy_to(&mut back).unwrap();
+        assert_eq!(back, [7; 1000]);
+    });
 }
 
 #[test]
 fn a_function_that_the_driver_lacks_fails_alone() {
     let fake = FakeDriver::new().without_memory_info();
-    fake.run(
-        "drivers::a_function_that_the_driver_lacks_fails_alone",
-        || {
-            let _context = context();
-            let missing = driver().unwrap().missing_symbols();
-            assert!(missing.contains(&"cuMemGetInfo_v2"), "{missing:?}");
-            assert!(!missing.contains(&"cuMemAlloc_v2"), "{missing:?}");
-            assert_eq!(
-                mem_get_info().unwrap_err(),
-                CudaError::SharedObjectSymbolNotFound
-            );
-            DeviceBuffer::from_slice(&[1_u8]).expect("the other functions work");
-        },
-    );
+    fake.run("drivers::a_function_that_the_driver_lacks_fails_alone", || {
+        let _context = context();
+        let missing = driver().unwrap().missing_symbols();
+        assert!(missing.contains(&"cuMemGetInfo_v2"), "{missing:?}");
+        assert!(!missing.contains(&"cuMemAlloc_v2"), "{missing:?}");
+        assert_eq!(mem_get_info().unwrap_err(), CudaError::SharedObjectSymbolNotFound);
+        DeviceBuffer::from_slice(&[1_u8]).expect("the other functions work");
+    });
 }
 
 #[test]
@@ -57,7 +48,7 @@ fn a_code_younger_than_the_bindings_arrives_as_unknown_with_its_number() {
     fake.run(name, || {
         let _context = context();
         assert_eq!(mem_get_info().unwrap_err(), CudaError::UnknownError);
-        assert_eq!(last_unknown_code(), Some(46));
+        assert_eq!(last_code(), Some(46));
         DeviceBuffer::from_slice(&[1_u8]).expect("the other functions work");
     });
 }
@@ -69,7 +60,10 @@ fn out_of_memory_arrives_as_such() {
         let _context = context();
         let too_much = vec![0_u8; (1 << 20) + 1];
         let error = DeviceBuffer::from_slice(&too_much).unwrap_err();
-        assert_eq!((error, last_unknown_code()), (CudaError::OutOfMemory, None));
+        assert_eq!((error, last_code()), (CudaError::OutOfMemory, Some(2)));
+        let name = driver().unwrap().code_name(2);
+        assert_eq!(name.as_deref(), Some("CUDA_ERROR_OUT_OF_MEMORY"));
+        assert_eq!(driver().unwrap().code_name(12_345), None);
     });
 }
 
@@ -81,9 +75,6 @@ fn without_a_driver_every_call_says_so() {
         assert!(error.why.contains("cannot open"), "{error}");
         let refused = cust::init(CudaFlags::empty()).unwrap_err();
         assert_eq!(refused, CudaError::SharedObjectInitFailed);
-        assert_eq!(
-            mem_get_info().unwrap_err(),
-            CudaError::SharedObjectInitFailed
-        );
+        assert_eq!(mem_get_info().unwrap_err(), CudaError::SharedObjectInitFailed);
     });
 }

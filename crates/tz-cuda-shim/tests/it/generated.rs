@@ -69,20 +69,15 @@ fn collect_names(folder: &Path, names: &mut BTreeSet<String>) {
         } else if path.extension().is_some_and(|extension| extension == "rs") {
             let text = std::fs::read_to_string(path).unwrap();
             let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-            names.extend(
-                words
-                    .filter(|word| word.starts_with("cu"))
-                    .map(str::to_owned),
-            );
+            names.extend(words.filter(|word| word.starts_with("cu")).map(str::to_owned));
         }
     }
 }
 
 /// The list in the order of the declarations' names, and the result codes in the order of their values.
 fn render(declarations: &str, wanted: &BTreeSet<String>) -> String {
-    let mut functions: Vec<(&str, String)> = functions(declarations)
-        .filter(|(name, _)| wanted.contains(*name))
-        .collect();
+    let mut functions: Vec<(&str, String)> =
+        functions(declarations).filter(|(name, _)| wanted.contains(*name)).collect();
     functions.sort_unstable();
     let mut text = String::from(
         "//! Functions and result codes, written by `tests/it/generated.rs` from the sources of `cust` and\n\
@@ -125,29 +120,21 @@ fn render(declarations: &str, wanted: &BTreeSet<String>) -> String {
 }
 
 fn results(declarations: &str) -> impl Iterator<Item = &str> {
-    let (_, rest) = declarations
-        .split_once("pub enum cudaError_enum {")
-        .unwrap();
+    let (_, rest) = declarations.split_once("pub enum cudaError_enum {").unwrap();
     let (body, _) = rest.split_once('}').unwrap();
-    body.split(',')
-        .filter_map(|line| Some(line.split_once('=')?.0.trim()))
+    body.split(',').filter_map(|line| Some(line.split_once('=')?.0.trim()))
 }
 
 /// Name and arguments of every declaration that gives a result code.
 fn functions(declarations: &str) -> impl Iterator<Item = (&str, String)> {
-    declarations
-        .split("pub fn ")
-        .skip(1)
-        .filter_map(|declaration| {
-            let (declaration, _) = declaration.split_once(';')?;
-            let (head, result) = declaration.rsplit_once("->")?;
-            let (name, arguments) = head.trim().strip_suffix(')')?.split_once('(')?;
-            let arguments = arguments
-                .replace("::std::os::raw::", "")
-                .replace("::std::option::", "");
-            let words: Vec<&str> = arguments.split_whitespace().collect();
-            let arguments = words.join(" ");
-            let arguments = arguments.strip_suffix(',').unwrap_or(&arguments);
-            (result.trim() == "CUresult").then(|| (name, arguments.to_owned()))
-        })
+    declarations.split("pub fn ").skip(1).filter_map(|declaration| {
+        let (declaration, _) = declaration.split_once(';')?;
+        let (head, result) = declaration.rsplit_once("->")?;
+        let (name, arguments) = head.trim().strip_suffix(')')?.split_once('(')?;
+        let arguments = arguments.replace("::std::os::raw::", "").replace("::std::option::", "");
+        let words: Vec<&str> = arguments.split_whitespace().collect();
+        let arguments = words.join(" ");
+        let arguments = arguments.strip_suffix(',').unwrap_or(&arguments);
+        (result.trim() == "CUresult").then(|| (name, arguments.to_owned()))
+    })
 }

@@ -1,0 +1,407 @@
+//! Loads tensors of a file onto a device. Owns [`GpuLoader`] and [`GpuOptions`].
+//!
+//! `tz-io` reads, decrypts and verifies pieces into the ring's pinned buffers; this module converts them where they
+//! are, and hands each buffer to the copy engine. A load allocates device memory for the tensors and nothing else, and
+//! host memory for the ring and nothing that grows with the model but its index.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tz_format::{Element, TensorEntry};
+use tz_io::{
+    BufferPool, Consumer, IoError, Piece, PlanOptions, PooledBuffer, ReadOptions, Selection,
+    TensorFile,
+};
+
+use crate::convert::Conversion;
+use crate::device::Device;
+use crate::engine::CopyEngine;
+use crate::error::{DeviceError, GpuError};
+use crate::pinned_pool::PinnedPool;
+use crate::schedule::{Input, Layout, Place, Placement, Ring, Staging};
+use crate::stats::{CopyStats, LoadStats, Sum};
+use crate::tensor::{DeviceTensor, DeviceTensors, Home};
+
+/// Pinned memory where the caller sets no limit: enough for every reader to fill a buffer while as many are on the
+/// bus, and little enough to pin in the time that a model of some GB takes to load.
+pub const DEFAULT_RING_BYTES: u64 = 256 << 20;
+/// Streams that copies take turns on: the next copy has begun when one ends. Chosen, not yet measured on a GPU.
+pub const DEFAULT_STREAMS: usize = 2;
+
+/// No tensor is cut but at a multiple of this many bytes, so that pieces hold whole elements.
+const GRANULE: usize = 4096;
+
+/// How to load onto a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct GpuOptions {
+    /// Most bytes of pinned host memory. `None` takes [`DEFAULT_RING_BYTES`].
+    pub memory_limit: Option<u64>,
+    /// Data in one staging buffer. Larger ones mean fewer reads and copies to start; smaller ones stay in a core's
+    /// cache between read and hash, and more of them fit the limit.
+    pub buffer_bytes: usize,
+    /// Streams for copies. Default [`DEFAULT_STREAMS`].
+    pub streams: usize,
+    /// How tensors share device memory.
+    pub placement: Placement,
+    /// Type that floating-point tensors are cast to, on the CPU, before they are copied. Others keep their type.
+    pub dtype: Option<Element>,
+}
+
+impl GpuOptions {
+    /// Buffers for local files: 2 MiB, as long as the pieces that `tz-io` reads of them. A copy of that length takes
+    /// about 40 µs at 50 GB/s, and starting it a few.
+    #[must_use]
+    pub fn local() -> Self {
+        Self {
+            memory_limit: None,
+            buffer_bytes: 2 << 20,
+            streams: DEFAULT_STREAMS,
+            placement: Placement::default(),
+            dtype: None,
+        }
+    }
+
+    /// Buffers for servers: 8 MiB, as long as the pieces that `tz-io` asks of them, because requests are dear.
+    #[must_use]
+    pub fn object_storage() -> Self {
+        Self { buffer_bytes: 8 << 20, ..Self::local() }
+    }
+}
+
+impl Default for GpuOptions {
+    fn default() -> Self {
+        Self::local()
+    }
+}
+
+/// A device, a ring of pinned buffers and the engine that copies them. Loads any number of files, one after the
+/// other; the ring is pinned once.
+#[derive(Debug)]
+pub struct GpuLoader<D: Device> {
+    // Before the engine, so that buffers that the engine drops last find the pool gone and are unpinned.
+    pool: PinnedPool,
+    engine: Arc<CopyEngine<D, PooledBuffer>>,
+    device: D,
+    options: GpuOptions,
+    convert_time: Sum,
+}
+
+impl<D: Device> GpuLoader<D> {
+    /// Opens the streams and begins to pin the ring. Make the loader first and open the file then: the ring is
+    /// pinned while the front of the file is being read.
+    ///
+    /// # Errors
+    /// [`GpuError::UnsupportedCast`], [`GpuError::RingTooSmall`], and what the device says.
+    pub fn new(device: D, options: GpuOptions) -> Result<Self, GpuError> {
+        if let Some(dtype) = options.dtype.filter(|&dtype| !Conversion::can_cast_to(dtype)) {
+            let dtype = tz_format::Dtype::from(dtype).name();
+            return Err(GpuError::UnsupportedCast { dtype });
+        }
+        let limit = options.memory_limit.unwrap_or(DEFAULT_RING_BYTES);
+        let slack = header_slack();
+        let too_small = GpuError::RingTooSmall { limit, needed: (slack + GRANULE) as u64 };
+        let buffer_len = options.buffer_bytes.saturating_add(slack);
+        let ring = Ring::within(limit, buffer_len, slack, GRANULE).ok_or(too_small)?;
+        let engine = Arc::new(CopyEngine::new(device.clone(), options.streams)?);
+        let pool = PinnedPool::new(device.clone(), ring, Arc::<CopyEngine<D, _>>::clone(&engine));
+        Ok(Self { pool, engine, device, options, convert_time: Sum::default() })
+    }
+
+    /// The device that this loader loads onto.
+    #[must_use]
+    pub fn device(&self) -> &D {
+        &self.device
+    }
+
+    /// Loads the selected tensors. All arrive, verified, or none does and nothing stays allocated.
+    ///
+    /// # Errors
+    /// [`GpuError::Device`] where the device refuses, [`GpuError::Io`] where the file cannot be read or is corrupt.
+    pub fn load(
+        &mut self,
+        file: &TensorFile,
+        selection: &Selection,
+        options: &ReadOptions,
+    ) -> Result<DeviceTensors, GpuError> {
+        let start = Instant::now();
+        self.engine.reset();
+        let tensors = selection.select(file.entries(), file.location())?;
+        let plan = Plan::new(file, &tensors, &self.options)?;
+        self.pool.open(self.useful_buffers(file, &plan));
+
+        let allocating = Instant::now();
+        let memories = plan.layout.memories.iter();
+        let memories =
+            memories.map(|&len| self.device.allocate(len)).collect::<Result<Vec<_>, _>>()?;
+        let allocate = allocating.elapsed();
+
+        let read = self.fill(file, selection, options, &plan, &memories);
+        // Before the memory is dropped or published, nothing may write it any more.
+        let drained = self.engine.drain();
+        let mut copy = self.engine.take_stats();
+        self.pool.take_stats(&mut copy);
+        let read = match (drained, read) {
+            (Err(error), _) => return Err(error.into()),
+            (Ok(()), Err(error)) => return Err(self.explain(error)),
+            (Ok(()), Ok(read)) => read,
+        };
+        let stats = LoadStats {
+            read,
+            copy: CopyStats {
+                device_bytes: plan.layout.device_bytes(),
+                allocate,
+                convert: self.convert_time.take_duration(),
+                ..copy
+            },
+            wall: start.elapsed(),
+        };
+        Ok(DeviceTensors::new(plan.publish(&self.device, memories), stats))
+    }
+
+    /// Buffers that the load can fill at most: small loads pin a part of the ring only.
+    fn useful_buffers(&self, file: &TensorFile, plan: &Plan<'_>) -> usize {
+        let piece_len = file.source().plan_options().piece_len;
+        let payload = piece_len.min(self.options.buffer_bytes as u64).max(GRANULE as u64);
+        // Cuts at tensors leave some pieces short, by half on average at worst.
+        let pieces = plan.fetched_bytes / (payload / 2) + 1;
+        usize::try_from(pieces).unwrap_or(usize::MAX)
+    }
+
+    /// Runs every byte of the plan through ring and engine.
+    fn fill(
+        &self,
+        file: &TensorFile,
+        selection: &Selection,
+        options: &ReadOptions,
+        plan: &Plan<'_>,
+        memories: &[D::Memory],
+    ) -> Result<tz_io::ReadStats, GpuError> {
+        for (entry, place, _) in plan.tensors() {
+            if let Some(memory) = memories.get(place.memory).filter(|_| entry.is_meta()) {
+                self.engine.fill_zero(memory, place.offset, place.len)?;
+            }
+        }
+        let pool = GrowingPool::new(&self.pool, plan.growth).ok_or(GpuError::RingTooSmall {
+            limit: self.pool.buffer_len() as u64,
+            needed: ((header_slack() + GRANULE) * plan.growth) as u64,
+        })?;
+        let consumer = Stage { loader: self, plan, memories };
+        Ok(file.stream(selection, options, &pool, &consumer)?)
+    }
+
+    /// The reason behind a failed read, where it was the ring that failed.
+    fn explain(&self, error: GpuError) -> GpuError {
+        self.pool.failure().map_or(error, GpuError::Device)
+    }
+}
+
+/// Bytes of every buffer that `tz-io` keeps for headers.
+fn header_slack() -> usize {
+    const PROBE: usize = 1 << 30;
+    let mut options = PlanOptions::local();
+    options.piece_len = u64::MAX;
+    PROBE - usize::try_from(options.staged(PROBE).piece_len).unwrap_or(PROBE)
+}
+
+/// Where every selected tensor goes, and what happens to it on the way.
+#[derive(Debug)]
+struct Plan<'a> {
+    entries: &'a [TensorEntry],
+    selected: &'a [usize],
+    conversions: Vec<Conversion>,
+    layout: Layout,
+    /// Position in the selection of every tensor of the file.
+    slots: Vec<usize>,
+    /// Largest factor by which a tensor grows.
+    growth: usize,
+    fetched_bytes: u64,
+}
+
+impl<'a> Plan<'a> {
+    fn new(
+        file: &'a TensorFile,
+        selected: &'a [usize],
+        options: &GpuOptions,
+    ) -> Result<Self, GpuError> {
+        let entries = file.entries();
+        let chosen = || selected.iter().filter_map(|&i| entries.get(i));
+        let conversions: Vec<_> =
+            chosen().map(|entry| Conversion::new(entry.dtype, options.dtype)).collect();
+        let lens = chosen().zip(&conversions);
+        let lens = lens.map(|(entry, conversion)| conversion.out_len(entry.byte_len()));
+        let layout =
+            lens.collect::<Option<Vec<_>>>().and_then(|lens| Layout::new(&lens, options.placement));
+        let layout =
+            layout.ok_or_else(|| GpuError::TooLarge { location: file.location().to_owned() })?;
+        let mut slots = vec![usize::MAX; entries.len()];
+        for (slot, &tensor) in selected.iter().enumerate() {
+            if let Some(place) = slots.get_mut(tensor) {
+                *place = slot;
+            }
+        }
+        let growth = conversions.iter().map(Conversion::growth).max();
+        let stored = chosen().map(|entry| entry.header_len().saturating_add(entry.data_len));
+        Ok(Self {
+            entries,
+            selected,
+            growth: growth.unwrap_or(1),
+            fetched_bytes: stored.fold(0, u64::saturating_add),
+            conversions,
+            layout,
+            slots,
+        })
+    }
+
+    fn tensors(&self) -> impl Iterator<Item = (&'a TensorEntry, Place, &Conversion)> {
+        let entries = self.entries;
+        let chosen = self.selected.iter().filter_map(|&i| entries.get(i));
+        let places = self.layout.places.iter().copied();
+        chosen
+            .zip(places)
+            .zip(&self.conversions)
+            .map(|((entry, place), conversion)| (entry, place, conversion))
+    }
+
+    fn publish<D: Device>(&self, device: &D, memories: Vec<D::Memory>) -> Vec<DeviceTensor> {
+        let homes = memories.into_iter();
+        let homes: Vec<_> = homes.map(|memory| Home::new(device.clone(), memory)).collect();
+        let tensor = |(entry, place, conversion): (&TensorEntry, Place, &Conversion)| {
+            let home = homes.get(place.memory)?.clone();
+            let (element, entry) = (conversion.element(), entry.clone());
+            Some(DeviceTensor::new(entry, element, home, place.offset, place.len))
+        };
+        self.tensors().filter_map(tensor).collect()
+    }
+}
+
+/// A pool whose buffers are filled in part only, so that what is read can grow in them.
+#[derive(Debug)]
+struct GrowingPool<'a> {
+    pool: &'a PinnedPool,
+    buffer_len: usize,
+}
+
+impl<'a> GrowingPool<'a> {
+    /// `None` where the buffers are too short for that.
+    fn new(pool: &'a PinnedPool, growth: usize) -> Option<Self> {
+        let slack = header_slack();
+        let payload = (pool.buffer_len() / growth.max(1)).checked_sub(slack)?;
+        let buffer_len = slack + payload - payload % GRANULE;
+        (buffer_len > slack).then_some(Self { pool, buffer_len })
+    }
+}
+
+impl BufferPool for GrowingPool<'_> {
+    fn buffer_len(&self) -> usize {
+        self.buffer_len
+    }
+
+    fn buffers(&self) -> usize {
+        self.pool.buffers()
+    }
+
+    fn acquire(&self) -> Option<PooledBuffer> {
+        self.pool.acquire()
+    }
+
+    fn close(&self) {
+        self.pool.close();
+    }
+}
+
+/// Takes verified pieces, converts them in place and submits them.
+struct Stage<'a, D: Device> {
+    loader: &'a GpuLoader<D>,
+    plan: &'a Plan<'a>,
+    memories: &'a [D::Memory],
+}
+
+impl<D: Device> Consumer for Stage<'_, D> {
+    fn consume(&self, piece: Piece) -> io::Result<()> {
+        let (mut buffer, parts) = piece.into_parts();
+        let plan = self.plan;
+        let staging = self.loader.convert_time.time(|| {
+            let mut inputs = Vec::with_capacity(parts.len());
+            let mut conversions = Vec::with_capacity(parts.len());
+            for part in parts.iter().filter(|part| part.kind == tz_io::PartKind::Data) {
+                let slot = plan.slots.get(part.tensor).copied().unwrap_or(usize::MAX);
+                let place = plan.layout.places.get(slot);
+                let (Some(place), Some(conversion)) = (place, plan.conversions.get(slot)) else {
+                    continue;
+                };
+                let converted = |len: u64| conversion.out_len(len).unwrap_or(u64::MAX);
+                inputs.push(Input {
+                    from: part.at..part.at.saturating_add(part.len),
+                    out_len: usize::try_from(converted(part.len as u64)).unwrap_or(usize::MAX),
+                    memory: place.memory,
+                    offset: place.offset.saturating_add(converted(part.offset)),
+                });
+                conversions.push(conversion);
+            }
+            let staging = Staging::new(&inputs, buffer.len());
+            for &(i, to) in &staging.moves {
+                if let (Some(input), Some(conversion)) = (inputs.get(i), conversions.get(i)) {
+                    conversion.apply(&mut buffer, input.from.clone(), to);
+                }
+            }
+            staging
+        });
+        let submitted = self.loader.engine.submit(buffer, self.memories, &staging.copies);
+        submitted.map_err(|error: DeviceError| io::Error::other(error))
+    }
+}
+
+/// One file and the loader, and so the device, that it goes to.
+#[derive(Debug)]
+pub struct Shard<'a, D: Device> {
+    /// Where to.
+    pub loader: &'a mut GpuLoader<D>,
+    /// The file.
+    pub file: &'a TensorFile,
+    /// Which of its tensors.
+    pub selection: &'a Selection,
+}
+
+/// Loads every shard at once, each onto its device, and gives the tensors in the same order. The first failure stops
+/// the others.
+///
+/// # Errors
+/// As [`GpuLoader::load`]; where several shards fail, the error of the one that did not fail because it was stopped.
+pub fn load_shards<D: Device>(
+    shards: &mut [Shard<'_, D>],
+    options: &ReadOptions,
+) -> Result<Vec<DeviceTensors>, GpuError> {
+    let results: Vec<_> = std::thread::scope(|scope| {
+        let loads: Vec<_> = shards
+            .iter_mut()
+            .map(|shard| {
+                scope.spawn(|| {
+                    let loaded = shard.loader.load(shard.file, shard.selection, options);
+                    if loaded.is_err() {
+                        options.cancel.cancel();
+                    }
+                    loaded
+                })
+            })
+            .collect();
+        let joined = loads.into_iter().map(std::thread::ScopedJoinHandle::join);
+        joined.collect()
+    });
+    let mut loaded = Vec::with_capacity(results.len());
+    let mut failure = None;
+    for result in results {
+        match result {
+            Ok(Ok(tensors)) => loaded.push(tensors),
+            Ok(Err(error)) => {
+                let stopped = matches!(failure, None | Some(GpuError::Io(IoError::Cancelled)));
+                if stopped {
+                    failure = Some(error);
+                }
+            }
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+    failure.map_or(Ok(loaded), Err)
+}

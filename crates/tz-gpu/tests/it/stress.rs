@@ -1,0 +1,130 @@
+//! Many orders of completion, many readers, few buffers: every byte arrives, memory stays in bounds.
+
+use tz_format::{Element, TensorSpec};
+use tz_gpu::testing::TestFile;
+use tz_gpu::{GpuLoader, GpuOptions, Placement, Shard, SimDevice, SimOptions, load_shards};
+use tz_io::{ReadOptions, Selection};
+
+const PINNED_BUFFER: u64 = 68 << 10;
+
+fn file() -> TestFile {
+    let spec =
+        |i: u64| TensorSpec::new(format!("t{i}"), Element::Uint8, vec![1 + i * 997 % 20_000]);
+    TestFile::new((0..120).map(spec).collect())
+}
+
+fn options(buffers: u64, streams: usize) -> GpuOptions {
+    let mut options = GpuOptions::local();
+    options.buffer_bytes = 4096;
+    options.memory_limit = Some(buffers * PINNED_BUFFER);
+    options.streams = streams;
+    options
+}
+
+fn sim(seed: u64, delay: u64) -> SimDevice {
+    let mut options = SimOptions::default();
+    options.seed = seed;
+    options.delay = delay;
+    SimDevice::new(options)
+}
+
+#[test]
+fn any_ring_any_order_every_byte() {
+    let file = file();
+    let (opened, host) = (file.open(), file.on_host());
+    let mut read = ReadOptions::default();
+    for (seed, buffers, streams, readers, delay) in [
+        (1, 1, 1, 1, 1),
+        (2, 1, 4, 8, 30),
+        (3, 2, 1, 8, 30),
+        (4, 2, 3, 2, 7),
+        (5, 3, 2, 16, 3),
+        (6, 7, 5, 3, 50),
+        (7, 64, 2, 8, 9),
+        (8, 64, 8, 16, 100),
+    ] {
+        let device = sim(seed, delay);
+        read.readers = Some(readers);
+        let mut loader = GpuLoader::new(device.clone(), options(buffers, streams)).unwrap();
+        let loaded = loader.load(&opened, &Selection::all(), &read).unwrap();
+        for (expect, tensor) in host.iter().zip(&loaded) {
+            assert!(tensor.to_host().unwrap() == expect.bytes(), "seed {seed}, {tensor:?}");
+        }
+        let usage = device.usage();
+        assert!(usage.peak_pinned_bytes <= buffers * PINNED_BUFFER, "seed {seed}: {usage:?}");
+        let tensor_bytes: u64 = host.iter().map(|tensor| tensor.bytes().len() as u64).sum();
+        let padding = 256 * host.len() as u64;
+        assert!(usage.peak_device_bytes <= tensor_bytes + padding, "seed {seed}: {usage:?}");
+        assert_eq!(device.violations(), Vec::<String>::new(), "seed {seed}");
+    }
+}
+
+#[test]
+fn small_tensors_travel_together() {
+    let spec = |i| TensorSpec::new(format!("norm.{i}"), Element::Float32, vec![100]);
+    let file = TestFile::new((0..1000).map(spec).collect());
+    let device = sim(1, 3);
+    let mut loader = GpuLoader::new(device.clone(), GpuOptions::local()).unwrap();
+    let loaded = loader.load(&file.open(), &Selection::all(), &ReadOptions::default()).unwrap();
+    let copy = loaded.stats().copy;
+    assert_eq!(copy.copies, copy.buffers, "one copy a buffer: {copy:?}");
+}
+
+#[test]
+fn a_small_load_pins_a_part_of_the_ring_only() {
+    let file = TestFile::new(vec![TensorSpec::new("t", Element::Uint8, vec![10])]);
+    let device = sim(1, 3);
+    let mut loader = GpuLoader::new(device.clone(), options(1000, 1)).unwrap();
+    let first = loader.load(&file.open(), &Selection::all(), &ReadOptions::default()).unwrap();
+    drop(loader);
+    assert!(first.stats().copy.pinned_bytes >= PINNED_BUFFER);
+    assert_eq!(device.usage().pinned_bytes, 0);
+}
+
+#[test]
+fn every_device_gets_its_shard() {
+    let files = [file(), file(), file(), file()];
+    let opened: Vec<_> = files.iter().map(TestFile::open).collect();
+    let devices: Vec<_> = (1..=4).map(|seed| sim(seed, 6)).collect();
+    let mut per_tensor = options(3, 2);
+    per_tensor.placement = Placement::PerTensor;
+    let loaders = devices.iter().map(|device| GpuLoader::new(device.clone(), per_tensor));
+    let mut loaders: Vec<_> = loaders.collect::<Result<_, _>>().unwrap();
+    let all = Selection::all();
+    let mut shards: Vec<_> = loaders
+        .iter_mut()
+        .zip(&opened)
+        .map(|(loader, file)| Shard { loader, file, selection: &all })
+        .collect();
+    let loaded = load_shards(&mut shards, &ReadOptions::default()).unwrap();
+    for ((file, device), loaded) in files.iter().zip(&devices).zip(&loaded) {
+        let bytes: u64 = file.on_host().iter().map(|tensor| tensor.bytes().len() as u64).sum();
+        assert_eq!(device.usage().device_bytes, bytes, "its own shard and nothing else");
+        assert_eq!(loaded.len(), 120);
+    }
+}
+
+#[test]
+fn a_shard_that_fails_stops_the_others_and_is_the_one_reported() {
+    let files = [file(), file()];
+    let opened: Vec<_> = files.iter().map(TestFile::open).collect();
+    let mut tiny = SimOptions::default();
+    tiny.memory = 10;
+    let devices = [sim(1, 6), SimDevice::new(tiny)];
+    let loaders = devices.iter().map(|device| GpuLoader::new(device.clone(), options(3, 2)));
+    let mut loaders: Vec<_> = loaders.collect::<Result<_, _>>().unwrap();
+    let all = Selection::all();
+    let mut shards: Vec<_> = loaders
+        .iter_mut()
+        .zip(&opened)
+        .map(|(loader, file)| Shard { loader, file, selection: &all })
+        .collect();
+    let error = load_shards(&mut shards, &ReadOptions::default()).unwrap_err();
+    assert!(error.to_string().contains("device memory"), "{error}");
+    drop(shards);
+    drop(loaders);
+    for device in &devices {
+        assert_eq!((device.usage().device_bytes, device.usage().pinned_bytes), (0, 0));
+        assert_eq!(device.violations(), Vec::<String>::new());
+    }
+}
