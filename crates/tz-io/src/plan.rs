@@ -11,8 +11,10 @@ use tz_format::TensorEntry;
 
 use crate::error::IoError;
 
-/// How far a fetch may exceed the piece length, so that a header and the first piece after it are one fetch.
+/// Room for some small tensors, or a header with its padding, beside a piece.
 const JOIN_SLACK: u64 = 64 << 10;
+/// Shortest piece of a plan for short buffers: below it a plan takes more memory than the bytes it describes.
+const MIN_PIECE: u64 = 512;
 
 /// How the plan cuts and joins.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,26 +27,31 @@ pub struct PlanOptions {
     pub max_gap: u64,
     /// Read tensor headers too: for verification and decryption.
     pub headers: bool,
+    /// How far a fetch may exceed the piece length, so that a header and the first piece after it are one fetch.
+    pub join_slack: u64,
 }
 
 impl PlanOptions {
     /// Pieces for positioned reads of a local file: 2 MiB stay in a core's cache between read and hash.
     #[must_use]
     pub fn local() -> Self {
-        Self { piece_len: 2 << 20, max_gap: 64 << 10, headers: true }
+        Self { piece_len: 2 << 20, max_gap: 64 << 10, headers: true, join_slack: JOIN_SLACK }
     }
 
     /// Pieces for servers: 8 MiB pay for a request, and a gap of 1 MiB costs less than another one.
     #[must_use]
     pub fn object_storage() -> Self {
-        Self { piece_len: 8 << 20, max_gap: 1 << 20, headers: true }
+        Self { piece_len: 8 << 20, max_gap: 1 << 20, headers: true, join_slack: JOIN_SLACK }
     }
 
-    /// The same with pieces that fit, header and slack included, into buffers of `buffer_len` bytes.
+    /// The same with pieces that fit, header and slack included, into buffers of `buffer_len` bytes. A header that is
+    /// longer than that does not, nor does anything into buffers of less than 512 bytes.
     #[must_use]
     pub fn staged(self, buffer_len: usize) -> Self {
-        let piece_len = (buffer_len as u64).saturating_sub(JOIN_SLACK).max(1);
-        Self { piece_len: self.piece_len.min(piece_len), ..self }
+        let buffer_len = buffer_len as u64;
+        let join_slack = JOIN_SLACK.min(buffer_len / 2);
+        let piece_len = self.piece_len.min(buffer_len - join_slack).max(MIN_PIECE);
+        Self { piece_len, join_slack: join_slack.min(buffer_len.saturating_sub(piece_len)), ..self }
     }
 }
 
@@ -151,7 +158,9 @@ fn push(
     let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
     if let Some(last) = fetches.last_mut() {
         let near = range.start - last.range.end <= options.max_gap;
-        if near && range.end - last.range.start <= options.piece_len.saturating_add(JOIN_SLACK) {
+        if near
+            && range.end - last.range.start <= options.piece_len.saturating_add(options.join_slack)
+        {
             let at = usize::try_from(range.start - last.range.start).unwrap_or(usize::MAX);
             last.range.end = range.end;
             last.parts.push(Part { tensor, kind, offset, at, len });

@@ -73,12 +73,13 @@ pub(crate) fn run(
     consumer: &dyn Consumer,
 ) -> Result<ReadStats, IoError> {
     let needed = plan.longest_fetch();
-    if needed > pool.buffer_len() {
+    let largest = if pool.buffers() == 0 { 0 } else { pool.buffer_len() };
+    if needed > largest {
         return Err(IoError::MemoryLimit {
             location: file.location().to_owned(),
             what: "one piece of the plan",
             needed: needed as u64,
-            limit: pool.buffer_len() as u64,
+            limit: largest as u64,
         });
     }
     let threads = options.readers_for(file.source(), plan.fetches.len()).min(pool.buffers());

@@ -2,6 +2,7 @@
 
 mod model;
 
+mod budget;
 mod conformance;
 mod encrypted;
 mod faults;
