@@ -13,8 +13,9 @@ use tz_crypto::{
 use tz_format::testing::{CASES, paint};
 use tz_format::{Element, HashKind, TensorSpec};
 use tz_io::{
-    Algorithm, HeapPool, IoError, LocalFile, Location, MemorySource, OpenOptions, Piece, RangeRead,
-    ReadOptions, Selection, StreamSource, TensorFile, WriteOptions, write,
+    Algorithm, FileSource, HeapPool, IoError, LocalFile, Location, MemorySource, OpenOptions,
+    Piece, RangeRead, ReadOptions, Selection, StreamSource, TensorFile, TensorSource as _,
+    WriteOptions, write,
 };
 
 const KEY: [u8; 32] = [7; 32];
@@ -172,6 +173,26 @@ fn sealed_files_of_every_chunk_size_read_back() {
         check_digests(|| TensorFile::open_with(&location, &secrets(&KEY)).unwrap(), &expect);
         let error = TensorFile::open_with(&location, &secrets(&[9; 32])).unwrap_err();
         assert!(matches!(error, IoError::Crypto { tensor: None, .. }), "{error}");
+    }
+}
+
+/// Offsets and lengths that no chunk boundary helps.
+#[test]
+fn a_sealed_file_is_a_source_at_any_offset() {
+    let options = sealing(FileSealer::sealed(&[own_key()], 4096).unwrap());
+    let (_folder, location, _) = written(&options);
+    let file = TensorFile::open_with(&location, &secrets(&KEY)).unwrap();
+    let all: Vec<usize> = (0..file.entries().len()).collect();
+    let source = FileSource::new(&file, &all).unwrap();
+    for (i, entry) in file.entries().iter().enumerate().filter(|(_, entry)| !entry.is_meta()) {
+        let whole = paint(entry.data_len);
+        for (from, to) in [(0, whole.len()), (1, whole.len()), (whole.len() / 3, whole.len() / 2)] {
+            let from = from.min(to);
+            let mut part = vec![0; to - from];
+            source.read_at(i, from as u64, &mut part).unwrap();
+            assert!(part == whole[from..to], "{} {from}..{to}", entry.path);
+        }
+        assert!(source.read_at(i, entry.data_len, &mut [0]).is_err());
     }
 }
 
