@@ -119,7 +119,8 @@ impl FileOpener {
 
     /// Prepares to open tensor `index`: `entry` is its index entry, `header` was decoded from `header_bytes`.
     ///
-    /// The first tensor of each passphrase-derived key takes the derivation's time and memory.
+    /// What `header` says beyond the index is authentic in a sealed file once a chunk has opened, and in a compat
+    /// file never. The first tensor of each passphrase-derived key takes the derivation's time and memory.
     ///
     /// # Errors
     /// [`CryptoError::KeyMissing`] where the tensor needs another kind of secret,
