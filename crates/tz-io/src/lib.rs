@@ -73,6 +73,8 @@ pub use scan::{Algorithm, Digester, Visitor};
 pub use source::{LocalFile, RangeRead, SourceCounters, StreamSource};
 pub use stats::{ReadStats, WriteStats};
 pub use stream::{Consumer, Piece};
+/// What [`OpenOptions::secrets`] are made of.
+pub use tz_crypto::{Key, Passphrase, Secret};
 pub use writer::{MemorySource, TensorSource, WriteOptions, plan as plan_write, write};
 
 /// Compiles the example of the repository's README.
