@@ -107,6 +107,9 @@ pub enum Error {
         /// What is missing or wrong.
         reason: String,
     },
+    /// The caller cancelled.
+    #[error("cancelled")]
+    Cancelled,
 }
 
 /// The rule that a malformed checkpoint breaks.

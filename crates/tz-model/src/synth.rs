@@ -10,6 +10,8 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use tz_io::Cancel;
+
 use crate::error::Error;
 use crate::safetensors_plan::{DEFAULT_MAX_SHARD_BYTES, ShardedPlan};
 use crate::safetensors_writer::{Durability, ShardedWriter};
@@ -29,6 +31,8 @@ pub struct SynthOptions {
     pub max_shard_bytes: u64,
     /// Whether to wait for the disk. Default not: the files can be made again.
     pub durability: Durability,
+    /// Ends the work at its next block when set; no weights are left then.
+    pub cancel: Cancel,
 }
 
 impl Default for SynthOptions {
@@ -38,6 +42,7 @@ impl Default for SynthOptions {
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             max_shard_bytes: DEFAULT_MAX_SHARD_BYTES,
             durability: Durability::Cached,
+            cancel: Cancel::default(),
         }
     }
 }
@@ -54,6 +59,13 @@ impl SynthOptions {
     #[must_use]
     pub fn with_threads(mut self, threads: usize) -> Self {
         self.threads = threads;
+        self
+    }
+
+    /// Sets the flag that ends the work early.
+    #[must_use]
+    pub fn with_cancel(mut self, cancel: Cancel) -> Self {
+        self.cancel = cancel;
         self
     }
 
@@ -77,7 +89,7 @@ struct Job {
 /// with their index. The directory is created if missing. Returns the bytes of all tensors.
 ///
 /// # Errors
-/// [`Error`] where the directory cannot be written.
+/// [`Error`] where the directory cannot be written; [`Error::Cancelled`].
 pub fn synthesize(dir: &Path, preset: &Preset, options: &SynthOptions) -> Result<u64, Error> {
     let decls = preset.tensors();
     let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
@@ -94,6 +106,9 @@ pub fn synthesize(dir: &Path, preset: &Preset, options: &SynthOptions) -> Result
         }
     }
     run(&jobs, options.threads, |job, block| {
+        if options.cancel.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
         if let Some(weights) = weights.get(job.tensor) {
             weights.fill(job.offset / BLOCK_BYTES, block);
         }

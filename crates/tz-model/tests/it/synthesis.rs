@@ -95,3 +95,13 @@ fn dtype_can_be_chosen() {
     let config = std::fs::read_to_string(dir.path().join("config.json")).expect("config");
     assert!(config.contains("\"torch_dtype\": \"float32\""));
 }
+
+#[test]
+fn a_cancelled_synthesis_leaves_no_weights() {
+    let dir = tempfile::tempdir().expect("directory");
+    let options = SynthOptions::default();
+    options.cancel.cancel();
+    let result = synthesize(dir.path(), &Preset::named("llama-tiny").expect("preset"), &options);
+    assert!(matches!(result, Err(tz_model::Error::Cancelled)), "{result:?}");
+    assert_eq!(std::fs::read_dir(dir.path()).expect("list").count(), 0);
+}
