@@ -85,6 +85,12 @@ impl Conversion {
         }
     }
 
+    /// Whether a piece of `len` bytes at `offset` of the tensor holds whole elements, so that it can be converted alone.
+    pub(crate) fn holds_whole_elements(&self, offset: u64, len: usize) -> bool {
+        let size = self.cast.map_or(self.swap, |(from, _)| from.size()) as u64;
+        offset.is_multiple_of(size) && (len as u64).is_multiple_of(size)
+    }
+
     /// How many times as long the elements are afterwards, at least 1.
     pub(crate) fn growth(&self) -> usize {
         self.cast.map_or(1, |(from, to)| (to.size() / from.size()).max(1))

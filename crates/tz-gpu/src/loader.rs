@@ -10,16 +10,16 @@ use std::time::Instant;
 
 use tz_format::{Element, TensorEntry};
 use tz_io::{
-    BufferPool, Consumer, IoError, Piece, PlanOptions, PooledBuffer, ReadOptions, Selection,
-    TensorFile,
+    BufferPool, Consumer, IoError, Part, PartKind, Piece, PlanOptions, PooledBuffer, ReadOptions,
+    Selection, TensorFile,
 };
 
 use crate::convert::Conversion;
 use crate::device::Device;
 use crate::engine::CopyEngine;
-use crate::error::{DeviceError, GpuError};
+use crate::error::GpuError;
 use crate::pinned_pool::PinnedPool;
-use crate::schedule::{Input, Layout, Place, Placement, Ring, Staging};
+use crate::schedule::{Copy, Input, Layout, Place, Placement, Ring, Staging};
 use crate::stats::{CopyStats, LoadStats, Sum};
 use crate::tensor::{DeviceTensor, DeviceTensors, Home};
 
@@ -321,35 +321,44 @@ struct Stage<'a, D: Device> {
 impl<D: Device> Consumer for Stage<'_, D> {
     fn consume(&self, piece: Piece) -> io::Result<()> {
         let (mut buffer, parts) = piece.into_parts();
+        let convert = || self.convert(&mut buffer, &parts);
+        let copies = self.loader.convert_time.time(convert)?;
+        self.loader.engine.submit(buffer, self.memories, &copies).map_err(io::Error::other)
+    }
+}
+
+impl<D: Device> Stage<'_, D> {
+    /// Brings the elements of every part into the form that the device gets, and says which copies to start.
+    fn convert(&self, buffer: &mut [u8], parts: &[Part]) -> io::Result<Vec<Copy>> {
         let plan = self.plan;
-        let staging = self.loader.convert_time.time(|| {
-            let mut inputs = Vec::with_capacity(parts.len());
-            let mut conversions = Vec::with_capacity(parts.len());
-            for part in parts.iter().filter(|part| part.kind == tz_io::PartKind::Data) {
-                let slot = plan.slots.get(part.tensor).copied().unwrap_or(usize::MAX);
-                let place = plan.layout.places.get(slot);
-                let (Some(place), Some(conversion)) = (place, plan.conversions.get(slot)) else {
-                    continue;
-                };
-                let converted = |len: u64| conversion.out_len(len).unwrap_or(u64::MAX);
-                inputs.push(Input {
-                    from: part.at..part.at.saturating_add(part.len),
-                    out_len: usize::try_from(converted(part.len as u64)).unwrap_or(usize::MAX),
-                    memory: place.memory,
-                    offset: place.offset.saturating_add(converted(part.offset)),
-                });
-                conversions.push(conversion);
+        let mut inputs = Vec::with_capacity(parts.len());
+        let mut conversions = Vec::with_capacity(parts.len());
+        for part in parts.iter().filter(|part| part.kind == PartKind::Data) {
+            let slot = plan.slots.get(part.tensor).copied().unwrap_or(usize::MAX);
+            let place = plan.layout.places.get(slot);
+            let (Some(place), Some(conversion)) = (place, plan.conversions.get(slot)) else {
+                continue;
+            };
+            // Cuts are made at multiples of half a page at least.
+            if !conversion.holds_whole_elements(part.offset, part.len) {
+                return Err(io::Error::other("a piece of the plan cuts an element in two"));
             }
-            let staging = Staging::new(&inputs, buffer.len());
-            for &(i, to) in &staging.moves {
-                if let (Some(input), Some(conversion)) = (inputs.get(i), conversions.get(i)) {
-                    conversion.apply(&mut buffer, input.from.clone(), to);
-                }
+            let converted = |len: u64| conversion.out_len(len).unwrap_or(u64::MAX);
+            inputs.push(Input {
+                from: part.at..part.at.saturating_add(part.len),
+                out_len: usize::try_from(converted(part.len as u64)).unwrap_or(usize::MAX),
+                memory: place.memory,
+                offset: place.offset.saturating_add(converted(part.offset)),
+            });
+            conversions.push(conversion);
+        }
+        let staging = Staging::new(&inputs, buffer.len());
+        for &(i, to) in &staging.moves {
+            if let (Some(input), Some(conversion)) = (inputs.get(i), conversions.get(i)) {
+                conversion.apply(buffer, input.from.clone(), to);
             }
-            staging
-        });
-        let submitted = self.loader.engine.submit(buffer, self.memories, &staging.copies);
-        submitted.map_err(|error: DeviceError| io::Error::other(error))
+        }
+        Ok(staging.copies)
     }
 }
 

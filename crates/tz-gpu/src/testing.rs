@@ -5,6 +5,7 @@
 
 mod devices;
 mod files;
+mod fixtures;
 mod loads;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,6 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use crate::device::Device;
 
 pub use files::TestFile;
+pub use fixtures::run_fixtures;
 
 /// One thing that a device has to do.
 #[derive(Debug, Clone, Copy)]

@@ -41,7 +41,7 @@ fn load<D: Device>(device: &D, file: &TestFile, options: GpuOptions) -> DeviceTe
 }
 
 /// The bytes as a device has them: least significant first.
-fn little_endian(tensor: &HostTensor) -> Vec<u8> {
+pub(super) fn little_endian(tensor: &HostTensor) -> Vec<u8> {
     let mut bytes = tensor.bytes().to_vec();
     let dtype = tensor.entry().dtype;
     if dtype.byte_order() == ByteOrder::Big {

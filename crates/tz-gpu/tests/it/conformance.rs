@@ -1,6 +1,6 @@
 //! Every case of the suite on simulated devices of several tempers.
 
-use tz_gpu::testing::run_all;
+use tz_gpu::testing::{run_all, run_fixtures};
 use tz_gpu::{SimDevice, SimOptions};
 
 #[track_caller]
@@ -31,4 +31,20 @@ fn a_slow_device_passes() {
     options.delay = 40;
     options.seed = 7;
     check(options);
+}
+
+#[test]
+fn every_fixture_goes_there_and_back() {
+    let root = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures"));
+    let device = SimDevice::new(SimOptions::default());
+    let mut failures = Vec::new();
+    let (loaded, refused, failed) = run_fixtures(&device, root, |name, agreed| {
+        if !agreed {
+            failures.push(name.to_owned());
+        }
+    });
+    assert_eq!((failed, &failures), (0, &Vec::new()));
+    assert!(loaded >= 40 && refused >= 5, "{loaded} loaded, {refused} refused");
+    assert_eq!(device.violations(), Vec::<String>::new());
+    assert_eq!((device.usage().device_bytes, device.usage().pinned_bytes), (0, 0));
 }
