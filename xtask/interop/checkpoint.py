@@ -8,15 +8,15 @@ import reference
 import safetensors.torch
 import torch
 
-# Every dtype that safetensors writes from torch and that the reference reads
-# (safetensors also has 4-bit floats, which the reference does not know).
+# Every dtype that safetensors writes from torch; the reference reads them all.
 DTYPES = (
     "bool uint8 int8 int16 uint16 int32 uint32 int64 uint64 float16 bfloat16 float32 float64 "
-    "complex64 float8_e4m3fn float8_e5m2 float8_e4m3fnuz float8_e5m2fnuz float8_e8m0fnu"
+    "complex64 float8_e4m3fn float8_e5m2 float8_e4m3fnuz float8_e5m2fnuz float8_e8m0fnu "
+    "float4_e2m1fn_x2"
 ).split()
 
 # The reference reader cannot size an empty tensor of a dtype that numpy lacks.
-NUMPY_LACKS = ("bfloat16", "float8")
+NUMPY_LACKS = ("bfloat16", "float8", "float4")
 
 SHAPES = ((), (1,), (5,), (0,), (3, 7), (4, 0, 2), (2, 3, 4, 5), (1025,))
 
@@ -29,6 +29,7 @@ def many(count):
         for shape in SHAPES
         for dtype in DTYPES
         if 0 not in shape or not dtype.startswith(NUMPY_LACKS)
+        if shape or not dtype.startswith("float4")  # packed in pairs, so never a scalar
     ]
     names = (f"model.layers.{i // 100}.mlp.experts.{i % 100}.down_proj.weight" for i in range(count))
     return {name: reference.random(*cases[i % len(cases)]) for i, name in enumerate(names)}

@@ -10,7 +10,8 @@ mod local;
 mod raw;
 mod rounds;
 
-pub(crate) use raw::{Args as RawReadArgs, here as raw_read_here, run as raw_read};
+pub(crate) use raw::{Args as RawReadArgs, contender as raw_read_of, run as raw_read};
+pub(crate) use rounds::{Contender, Sample, Series, alternate};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {

@@ -24,28 +24,15 @@ struct Step {
 }
 
 const fn step(name: &'static str, command: &'static [&'static str]) -> Step {
-    Step {
-        name,
-        command,
-        environment: None,
-    }
+    Step { name, command, environment: None }
 }
 
 /// nextest where it is installed: faster, but blind to doctests.
 const TESTS_NEXTEST: &[Step] = &[
-    step(
-        "test",
-        &["cargo", "nextest", "run", "--workspace", "--all-features"],
-    ),
-    step(
-        "doctest",
-        &["cargo", "test", "--workspace", "--all-features", "--doc"],
-    ),
+    step("test", &["cargo", "nextest", "run", "--workspace", "--all-features"]),
+    step("doctest", &["cargo", "test", "--workspace", "--all-features", "--doc"]),
 ];
-const TESTS_CARGO: &[Step] = &[step(
-    "test",
-    &["cargo", "test", "--workspace", "--all-features"],
-)];
+const TESTS_CARGO: &[Step] = &[step("test", &["cargo", "test", "--workspace", "--all-features"])];
 
 const BEFORE_TESTS: &[Step] = &[
     step("fmt", &["cargo", "fmt", "--all", "--check"]),
@@ -79,29 +66,18 @@ const AFTER_TESTS: &[Step] = &[
         ],
         environment: Some(("RUSTDOCFLAGS", "-D warnings")),
     },
-    step(
-        "no-default-features",
-        &["cargo", "check", "--workspace", "--no-default-features"],
-    ),
+    step("no-default-features", &["cargo", "check", "--workspace", "--no-default-features"]),
     step("fixtures", &["xtask", "fixtures", "--check"]),
-    step("roundtrip", &["xtask", "roundtrip", "--size", "16MiB"]),
+    step("roundtrip", &["xtask", "roundtrip"]),
     step("interop", &["xtask", "interop"]),
     step("unchanged", &["git", "diff", "--exit-code"]),
 ];
 
 /// Runs the steps until one fails.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let tests = if has_nextest() {
-        TESTS_NEXTEST
-    } else {
-        TESTS_CARGO
-    };
+    let tests = if has_nextest() { TESTS_NEXTEST } else { TESTS_CARGO };
     let steps = || BEFORE_TESTS.iter().chain(tests).chain(AFTER_TESTS);
-    if let Some(unknown) = args
-        .skip
-        .iter()
-        .find(|name| steps().all(|step| step.name != **name))
-    {
+    if let Some(unknown) = args.skip.iter().find(|name| steps().all(|step| step.name != **name)) {
         let names: Vec<_> = steps().map(|step| step.name).collect();
         bail!("no step {unknown}; there are {}", names.join(", "));
     }
@@ -127,10 +103,7 @@ fn run_step(step: &Step) -> Result<()> {
         "xtask" => Command::new(std::env::current_exe().context("this program")?),
         other => Command::new(other),
     };
-    command
-        .args(arguments)
-        .envs(step.environment)
-        .current_dir(workspace::root());
+    command.args(arguments).envs(step.environment).current_dir(workspace::root());
     let status = command.status().with_context(|| step.command.join(" "))?;
     if !status.success() {
         bail!("{}: {status}", step.command.join(" "));
@@ -140,9 +113,6 @@ fn run_step(step: &Step) -> Result<()> {
 
 fn has_nextest() -> bool {
     let mut command = workspace::cargo();
-    command
-        .args(["nextest", "--version"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+    command.args(["nextest", "--version"]).stdout(Stdio::null()).stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
 }

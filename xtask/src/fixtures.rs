@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::product::Product;
 use crate::workspace;
 
 mod builders;
+mod encode;
 mod foreign;
 mod manifest;
 
@@ -21,6 +21,9 @@ pub(crate) use manifest::{Expect, Fixture, Manifest};
 
 /// Files that are not fixtures themselves but say where the foreign ones come from.
 const PROVENANCE: [&str; 3] = ["README.md", "foreign/README.md", "foreign/manifest.json"];
+
+const UNLISTED: &str = "not in the manifest: make it with xtask/src/fixtures/builders.rs, or name its \
+                        folder in FAMILIES of xtask/src/fixtures/manifest.rs";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -31,31 +34,22 @@ pub(crate) struct Args {
 
 /// Makes or checks `fixtures/`.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let product = Product::build()?;
-    let scratch = tempfile::tempdir().context("a temporary folder")?;
-    let made = builders::make_all(&product, scratch.path())?;
-    let mut fixtures = made.clone();
+    let made = builders::make_all()?;
+    let mut fixtures: Vec<Fixture> = made.iter().map(|(fixture, _)| fixture.clone()).collect();
     fixtures.extend(foreign::fixtures()?);
     let manifest = Manifest::new(fixtures).render()?;
-
-    for fixture in &made {
-        let fresh = read(&scratch.path().join(&fixture.file))?;
-        publish(&fixture.path(), &fresh, args.check)?;
+    for (fixture, file) in &made {
+        publish(&fixture.path(), file, args.check)?;
     }
     let path = folder().join(manifest::FILE);
     if !args.check {
         fs::write(&path, &manifest).with_context(|| path.display().to_string())?;
     } else if read(&path)? != manifest.as_bytes() {
-        bail!(
-            "{} differs: run `cargo xtask fixtures` and look at the change",
-            path.display()
-        );
+        bail!("{} differs: run `cargo xtask fixtures` and look at the change", path.display());
     }
-    complete(&Manifest::load()?)?;
-    println!(
-        "fixtures: {} files as published",
-        Manifest::load()?.fixtures.len()
-    );
+    let manifest = Manifest::load()?;
+    complete(&manifest)?;
+    println!("fixtures: {} files as published", manifest.fixtures.len());
     Ok(())
 }
 
@@ -96,13 +90,15 @@ fn complete(manifest: &Manifest) -> Result<()> {
     }
     let mut present = BTreeSet::new();
     list(&folder(), "", &mut present)?;
+    for family in &manifest.families {
+        let test = workspace::root().join(&family.checked_by);
+        if !test.exists() || !present.contains(&format!("{}README.md", family.folder)) {
+            bail!("fixtures/{}: has lost its README.md or {}", family.folder, test.display());
+        }
+        present.retain(|name| !name.starts_with(&family.folder));
+    }
     if let Some(name) = listed.symmetric_difference(&present).next() {
-        let state = if present.contains(name) {
-            "not in the manifest"
-        } else {
-            "missing"
-        };
-        bail!("fixtures/{name}: {state}");
+        bail!("fixtures/{name}: {}", if present.contains(name) { UNLISTED } else { "missing" });
     }
     Ok(())
 }

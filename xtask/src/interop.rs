@@ -6,14 +6,15 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 
 use crate::product::Product;
 use crate::report::Checks;
 
-mod foreign;
 mod ours;
+mod published;
 mod python;
+mod reference;
 mod tensors;
 mod theirs;
 
@@ -49,14 +50,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
         None => temporary.path(),
     };
-    let bench = Bench {
-        product: &product,
-        python: &python,
-        folder,
-    };
+    let bench = Bench { product: &product, python: &python, folder };
     let mut checks = Checks::default();
     ours::check(&bench, &mut checks);
     theirs::check(&bench, &mut checks);
-    foreign::check(&bench, &mut checks);
+    published::check(&bench, &mut checks);
     checks.finish()
+}
+
+/// A result that several rows depend on; each of them fails with its words.
+fn lent<T>(result: &Result<T>) -> Result<&T> {
+    result.as_ref().map_err(|error| anyhow!("{error:#}"))
 }

@@ -28,11 +28,7 @@ const LAYERS: &[Layer] = &[
         may_use: &["tz-format"],
         out_of_reach: &["tokio", "object_store", "cust"],
     },
-    Layer {
-        name: "tz-io",
-        may_use: &["tz-format", "tz-crypto"],
-        out_of_reach: &["cust"],
-    },
+    Layer { name: "tz-io", may_use: &["tz-format", "tz-crypto"], out_of_reach: &["cust"] },
     Layer {
         name: "tz-model",
         may_use: &["tz-format", "tz-crypto", "tz-io"],
@@ -43,37 +39,14 @@ const LAYERS: &[Layer] = &[
         may_use: &["tz-format", "tz-crypto", "tz-io"],
         out_of_reach: &["cust"],
     },
-    Layer {
-        name: "tz-cuda-shim",
-        may_use: &[],
-        out_of_reach: &[],
-    },
-    Layer {
-        name: "tz-gpu",
-        may_use: &["tz-format", "tz-io", "tz-cuda-shim"],
-        out_of_reach: &[],
-    },
-    Layer {
-        name: "tz-cli",
-        may_use: LIBRARIES,
-        out_of_reach: &[],
-    },
-    Layer {
-        name: "xtask",
-        may_use: LIBRARIES,
-        out_of_reach: &[],
-    },
+    Layer { name: "tz-cuda-shim", may_use: &[], out_of_reach: &[] },
+    Layer { name: "tz-gpu", may_use: &["tz-format", "tz-io", "tz-cuda-shim"], out_of_reach: &[] },
+    Layer { name: "tz-cli", may_use: LIBRARIES, out_of_reach: &[] },
+    Layer { name: "xtask", may_use: LIBRARIES, out_of_reach: &[] },
 ];
 
-const LIBRARIES: &[&str] = &[
-    "tz-format",
-    "tz-crypto",
-    "tz-io",
-    "tz-model",
-    "tz-lora",
-    "tz-gpu",
-    "tz-cuda-shim",
-];
+const LIBRARIES: &[&str] =
+    &["tz-format", "tz-crypto", "tz-io", "tz-model", "tz-lora", "tz-gpu", "tz-cuda-shim"];
 
 /// Checks the workspace; every wrong edge is named.
 pub(crate) fn run() -> Result<()> {
@@ -82,35 +55,24 @@ pub(crate) fn run() -> Result<()> {
         serde_json::from_slice(&metadata).context("cargo metadata: unexpected JSON")?;
     let faults = faults(&metadata);
     if faults.is_empty() {
-        println!(
-            "layers: {} crates keep to the table",
-            metadata.workspace_members.len()
-        );
+        println!("layers: {} crates keep to the table", metadata.workspace_members.len());
         return Ok(());
     }
     bail!("layers:\n  {}", faults.join("\n  "))
 }
 
 fn faults(metadata: &Metadata) -> Vec<String> {
-    let members: BTreeSet<&str> = metadata
-        .workspace_members
-        .iter()
-        .map(|id| metadata.name_of(id))
-        .collect();
+    let members: BTreeSet<&str> =
+        metadata.workspace_members.iter().map(|id| metadata.name_of(id)).collect();
     let mut faults = Vec::new();
     for id in &metadata.workspace_members {
         let name = metadata.name_of(id);
         let Some(layer) = LAYERS.iter().find(|layer| layer.name == name) else {
-            faults.push(format!(
-                "{name}: not in the layer table of xtask/src/layers.rs"
-            ));
+            faults.push(format!("{name}: not in the layer table of xtask/src/layers.rs"));
             continue;
         };
         let declared = metadata.packages.iter().find(|package| package.id == *id);
-        for dependency in declared
-            .map(|package| &*package.dependencies)
-            .unwrap_or_default()
-        {
+        for dependency in declared.map(|package| &*package.dependencies).unwrap_or_default() {
             let ours = members.contains(&*dependency.name) && dependency.name != name;
             if ours && !layer.may_use.contains(&&*dependency.name) {
                 let kind = dependency.kind.as_deref().unwrap_or("normal");
@@ -118,10 +80,7 @@ fn faults(metadata: &Metadata) -> Vec<String> {
             }
         }
         for path in metadata.shipped_paths(id) {
-            if path
-                .last()
-                .is_some_and(|last| layer.out_of_reach.contains(last))
-            {
+            if path.last().is_some_and(|last| layer.out_of_reach.contains(last)) {
                 faults.push(path.join(" -> "));
             }
         }
@@ -176,30 +135,20 @@ struct EdgeKind {
 
 impl Metadata {
     fn name_of<'a>(&'a self, id: &'a str) -> &'a str {
-        self.packages
-            .iter()
-            .find(|package| package.id == id)
-            .map_or(id, |package| &package.name)
+        self.packages.iter().find(|package| package.id == id).map_or(id, |package| &package.name)
     }
 
     /// A shortest chain of names to every package that `from` ships: normal and build
     /// dependencies on any platform, but not what only its tests use.
     fn shipped_paths<'a>(&'a self, from: &'a str) -> Vec<Vec<&'a str>> {
-        let edges: BTreeMap<&str, &[Edge]> = self
-            .resolve
-            .nodes
-            .iter()
-            .map(|node| (&*node.id, &*node.deps))
-            .collect();
+        let edges: BTreeMap<&str, &[Edge]> =
+            self.resolve.nodes.iter().map(|node| (&*node.id, &*node.deps)).collect();
         let mut seen = BTreeSet::from([from]);
         let mut queue = VecDeque::from([(from, vec![self.name_of(from)])]);
         let mut paths = Vec::new();
         while let Some((id, path)) = queue.pop_front() {
             for edge in edges.get(id).copied().unwrap_or_default() {
-                let shipped = edge
-                    .dep_kinds
-                    .iter()
-                    .any(|kind| kind.kind.as_deref() != Some("dev"));
+                let shipped = edge.dep_kinds.iter().any(|kind| kind.kind.as_deref() != Some("dev"));
                 if shipped && seen.insert(&edge.pkg) {
                     let mut path = path.clone();
                     path.push(self.name_of(&edge.pkg));
@@ -265,21 +214,9 @@ mod tests {
     #[test]
     fn wrong_edges_are_named() {
         let all = ["tz-format", "tz-io", "tz-gpu", "tz-lora", "tz-cli"];
-        check(
-            &all,
-            &[("tz-io", "tz-format", None), ("tz-cli", "tz-gpu", None)],
-            &[],
-        );
-        check(
-            &all,
-            &[("tz-lora", "tz-gpu", Some("dev"))],
-            &["tz-lora -> tz-gpu (dev dependency)"],
-        );
-        check(
-            &all,
-            &[("tz-format", "tz-io", None)],
-            &["tz-format -> tz-io (normal dependency)"],
-        );
+        check(&all, &[("tz-io", "tz-format", None), ("tz-cli", "tz-gpu", None)], &[]);
+        check(&all, &[("tz-lora", "tz-gpu", Some("dev"))], &["tz-lora -> tz-gpu (dev dependency)"]);
+        check(&all, &[("tz-format", "tz-io", None)], &["tz-format -> tz-io (normal dependency)"]);
         check(
             &["tz-surprise"],
             &[],
@@ -292,10 +229,7 @@ mod tests {
         let ours = ["tz-format", "tz-io"];
         let through = [("tz-format", "serde", None), ("serde", "tokio", None)];
         check(&ours, &through, &["tz-format -> serde -> tokio"]);
-        let only_tests = [
-            ("tz-format", "serde", Some("dev")),
-            ("serde", "tokio", None),
-        ];
+        let only_tests = [("tz-format", "serde", Some("dev")), ("serde", "tokio", None)];
         check(&ours, &only_tests, &[]);
         check(&ours, &[("tz-io", "tokio", None)], &[]);
     }

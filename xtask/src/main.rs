@@ -1,9 +1,5 @@
 //! Dispatch of `cargo xtask`: one subcommand a file, nothing else here.
-#![allow(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a command-line tool"
-)]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool")]
 
 use std::process::ExitCode;
 

@@ -20,19 +20,22 @@ pub(crate) struct Product {
 }
 
 impl Product {
-    /// Builds the release binary, saying so: the first build takes minutes.
+    /// Builds the release binary, saying so: the first build takes minutes. The variable `TZ_CLI`
+    /// names one to use instead, for example an older release.
     pub(crate) fn build() -> Result<Self> {
+        if let Some(exe) = std::env::var_os("TZ_CLI").map(PathBuf::from) {
+            eprintln!("using {}", exe.display());
+            return Ok(Self { exe });
+        }
         eprintln!("$ cargo build --release -p tz-cli");
         let status = workspace::cargo()
-            .args(["build", "--release", "--quiet", "-p", "tz-cli"])
+            .args(["build", "--release", "-p", "tz-cli"])
             .status()
             .context("starting cargo build")?;
         if !status.success() {
             bail!("tz-cli does not build");
         }
-        Ok(Self {
-            exe: workspace::target()?.join("release/tz-cli"),
-        })
+        Ok(Self { exe: workspace::target()?.join("release/tz-cli") })
     }
 
     /// Runs it with these arguments and an empty standard input, whatever the outcome.
@@ -54,28 +57,23 @@ impl Product {
         sys::run_measured(Command::new(&self.exe).args(arguments).stdin(input))
     }
 
-    /// Makes a synthetic checkpoint of about this size: a real family's names and shapes.
-    pub(crate) fn synthesise(&self, size: u64, checkpoint: &Path) -> Result<String> {
-        let preset = match size >> 20 {
-            0..100 => "mixtral-tiny",
-            100..600 => "opt-125m",
-            600..1500 => "qwen2-0.5b",
-            _ => "llama-1b",
-        };
-        let arguments = [
-            "synth".as_ref(),
-            checkpoint.as_os_str(),
-            "--preset".as_ref(),
-            preset.as_ref(),
-        ];
-        succeeded(self.run(&arguments)?, &arguments)?;
-        Ok(line(&arguments))
-    }
-
     /// Runs it and takes its standard output as JSON; anything but exit 0 is an error.
     pub(crate) fn json<T: DeserializeOwned, S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<T> {
         parse(self.run(arguments)?, arguments)
     }
+}
+
+/// The command that makes a synthetic checkpoint of about this size.
+pub(crate) fn synth(size: u64, checkpoint: &Path) -> [&OsStr; 4] {
+    let preset = match size >> 20 {
+        0..100 => "mixtral-tiny",
+        100..380 => "opt-125m",
+        380..700 => "gpt2",
+        700..1500 => "qwen2-0.5b",
+        1500..8000 => "llama-1b",
+        _ => "llama-8b",
+    };
+    ["synth".as_ref(), checkpoint.as_os_str(), "--preset".as_ref(), preset.as_ref()]
 }
 
 /// The JSON on the standard output of a run that must have succeeded.
@@ -93,12 +91,7 @@ pub(crate) fn succeeded<S: AsRef<OsStr>>(finished: Finished, arguments: &[S]) ->
     if finished.status.success() {
         return Ok(finished);
     }
-    bail!(
-        "{}: {}: {}",
-        line(arguments),
-        finished.status,
-        finished.stderr.trim()
-    )
+    bail!("{}: {}: {}", line(arguments), finished.status, finished.stderr.trim())
 }
 
 /// The command as a user would type it, for messages.

@@ -18,10 +18,7 @@ struct Row {
 impl Checks {
     /// Runs one check: `Ok` carries what was seen, `Err` what was wrong.
     pub(crate) fn check(&mut self, name: impl Into<String>, run: impl FnOnce() -> Result<String>) {
-        let row = Row {
-            name: name.into(),
-            verdict: run().map_err(|error| format!("{error:#}")),
-        };
+        let row = Row { name: name.into(), verdict: run().map_err(|error| format!("{error:#}")) };
         eprintln!("{}  {}", row.word(), row.name);
         self.rows.push(row);
     }
@@ -54,9 +51,7 @@ impl Row {
 /// An empty table with these column heads.
 pub(crate) fn table(heads: &[&str]) -> Table {
     let mut table = Table::new();
-    table
-        .load_style(presets::UTF8_BORDERS_ONLY)
-        .set_header(heads);
+    table.load_style(presets::UTF8_BORDERS_ONLY).set_header(heads);
     table.set_content_arrangement(comfy_table::ContentArrangement::Dynamic);
     table
 }
@@ -80,9 +75,7 @@ pub(crate) fn as_f64(count: u64) -> f64 {
 
 /// Parses `256MiB`, `2GiB`, `1GB` or a plain byte count.
 pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let scale = match unit.trim() {
         "" | "B" => 1,
@@ -94,12 +87,8 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
         "GB" => 1_000_000_000,
         other => return Err(format!("unknown unit {other:?}; write for example 256MiB")),
     };
-    let number: u64 = number
-        .parse()
-        .map_err(|_| format!("{text:?} is not a size"))?;
-    number
-        .checked_mul(scale)
-        .ok_or_else(|| format!("{text} is too large"))
+    let number: u64 = number.parse().map_err(|_| format!("{text:?} is not a size"))?;
+    number.checked_mul(scale).ok_or_else(|| format!("{text} is too large"))
 }
 
 #[cfg(test)]

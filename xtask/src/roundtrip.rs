@@ -3,15 +3,20 @@
 //! A synthetic checkpoint is saved as `.tensors`, loaded back over every transport and device there
 //! is, written out again and compared tensor for tensor. Each row of the table is one [`Route`].
 
-use std::ffi::OsString;
+use std::cell::Cell;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::bench::raw_read_here;
+use crate::bench::{Contender, Sample, Series, alternate, raw_read_of};
 use crate::product::{self, Product, Transfer};
-use crate::report::{gigabytes_per_second, mebibytes, parse_size, table};
+use crate::report::{gigabytes_per_second, parse_size, table};
+use crate::sys::Finished;
 use crate::workspace;
+
+/// Enough for a median, so that one slow first touch of memory does not stand for the rate.
+const ROUNDS: u32 = 3;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -32,135 +37,131 @@ struct Route {
 }
 
 const ROUTES: &[Route] = &[
-    Route {
-        transport: "file",
-        device: "cpu",
-        readers: "1",
-        verified: true,
-    },
-    Route {
-        transport: "file",
-        device: "cpu",
-        readers: "auto",
-        verified: true,
-    },
-    Route {
-        transport: "file",
-        device: "cpu",
-        readers: "auto",
-        verified: false,
-    },
-    Route {
-        transport: "stdin",
-        device: "cpu",
-        readers: "1",
-        verified: true,
-    },
+    Route { transport: "file", device: "cpu", readers: "1", verified: true },
+    Route { transport: "file", device: "cpu", readers: "auto", verified: true },
+    Route { transport: "file", device: "cpu", readers: "auto", verified: false },
+    Route { transport: "stdin", device: "cpu", readers: "1", verified: true },
 ];
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     println!("Building tz-cli; the first build takes a few minutes.");
     let product = Product::build()?;
     let parent = workspace::target()?;
-    let folder = tempfile::Builder::new()
-        .prefix("roundtrip-")
-        .tempdir_in(&parent)?;
+    let folder = tempfile::Builder::new().prefix("roundtrip-").tempdir_in(&parent)?;
 
     let checkpoint = folder.path().join("checkpoint");
     let saved = folder.path().join("model.tensors");
     println!("\n1. A synthetic checkpoint with random weights, as safetensors:");
-    println!("   $ {}", product.synthesise(args.size, &checkpoint)?);
+    told(&product, &product::synth(args.size, &checkpoint))?;
     println!("\n2. Saved as one .tensors file, then verified:");
     told(&product, &words(["serialize"], [&checkpoint, &saved]))?;
     told(&product, &words(["verify"], [&saved]))?;
-    let bytes = std::fs::metadata(&saved).context("the saved file")?.len();
-    println!("   {} on disk", mebibytes(bytes));
 
     println!("\n3. Loaded over every route, written out again, compared with the checkpoint:");
-    let raw = raw_read_here(&saved)?;
-    let raw_rate = gigabytes_per_second(raw.bytes, raw.seconds);
-    let mut table = table(&[
-        "from",
-        "to",
-        "readers",
-        "verified",
-        "GB/s",
-        "of raw read",
-        "tensors",
-    ]);
-    for route in ROUTES {
-        let load = travel(&product, route, &checkpoint, &saved, folder.path())?;
-        let rate = gigabytes_per_second(load.bytes, load.seconds);
+    let series = timed(&product, &saved)?;
+    let rates: Vec<f64> = series
+        .iter()
+        .map(|(bytes, series)| gigabytes_per_second(*bytes, series.median_seconds()))
+        .collect();
+    let (raw, rates) = rates.split_last().context("nothing was timed")?;
+    let mut table = table(&["from", "to", "readers", "verified", "GB/s", "of raw read", "tensors"]);
+    for (route, rate) in ROUTES.iter().zip(rates) {
+        compare(&product, route, &checkpoint, &saved, folder.path())?;
         table.add_row([
             route.transport,
             route.device,
             route.readers,
             if route.verified { "yes" } else { "no" },
             &format!("{rate:.2}"),
-            &format!("{:.0} %", 100.0 * rate / raw_rate),
+            &format!("{:.0} %", 100.0 * rate / raw),
             "all equal",
         ]);
     }
-    table.add_row([
-        "raw read",
-        "cpu",
-        "2",
-        "-",
-        &format!("{raw_rate:.2}"),
-        "100 %",
-        "-",
-    ]);
+    table.add_row(["raw read", "cpu", "2", "-", &format!("{raw:.2}"), "100 %", "-"]);
     println!("{table}");
-    println!("Every tensor came back equal over {} routes.", ROUTES.len());
+    println!(
+        "Every tensor came back equal over {} routes. Rates are medians of {ROUNDS} fresh processes; \
+         `cargo xtask bench local` measures with care.",
+        ROUTES.len(),
+    );
     if args.keep {
         println!("Files are in {}", folder.keep().display());
     }
     Ok(())
 }
 
-/// Loads over one route, then writes the tensors out and compares them with the checkpoint.
-fn travel(
+/// Times every route and, last, the raw read; with each the bytes that it moves.
+fn timed(product: &Product, saved: &Path) -> Result<Vec<(u64, Series)>> {
+    let bytes = Cell::new(0);
+    let mut contenders: Vec<Contender<'_>> = Vec::new();
+    for route in ROUTES {
+        let bytes = &bytes;
+        contenders.push(Contender::new(route.transport, move || {
+            let mut arguments = route.load(saved);
+            arguments.push("--json".into());
+            let finished = route.run(product, &arguments, saved)?;
+            let (wall, peak_bytes) = (finished.wall, finished.peak_bytes);
+            let load: Transfer = product::parse(finished, &arguments)?;
+            bytes.set(load.bytes);
+            let process_seconds = wall.as_secs_f64();
+            Ok(Sample { seconds: load.seconds, process_seconds, peak_bytes })
+        }));
+    }
+    let file_bytes = saved.metadata().context("the saved file")?.len();
+    contenders.push(raw_read_of(saved));
+    let series = alternate(&contenders, ROUNDS)?;
+    let moved = ROUTES.iter().map(|_| bytes.get()).chain([file_bytes]);
+    Ok(moved.zip(series).collect())
+}
+
+/// Loads over one route once more, writes the tensors out and compares them with the checkpoint.
+fn compare(
     product: &Product,
     route: &Route,
     checkpoint: &Path,
     saved: &Path,
     folder: &Path,
-) -> Result<Transfer> {
-    let from_stdin = route.transport == "stdin";
-    let source = if from_stdin { Path::new("-") } else { saved };
-    let mut load = words(["deserialize"], [source]);
-    load.extend(["--device", route.device].map(OsString::from));
-    if route.readers != "auto" {
-        load.extend(["--num-readers", route.readers].map(OsString::from));
-    }
-    if !route.verified {
-        load.push("--no-verify".into());
-    }
-    let run = |arguments: &[OsString]| {
-        let finished = if from_stdin {
-            product.run_on(arguments, saved)
-        } else {
-            product.run(arguments)
-        };
-        product::succeeded(finished?, arguments)
-    };
-    let mut timed = load.clone();
-    timed.push("--json".into());
-    let report = product::parse(run(&timed)?, &timed)?;
-
+) -> Result<()> {
     let back = folder.join("back.safetensors");
-    load.extend(["--to".into(), back.clone().into_os_string()]);
-    run(&load)?;
+    let mut arguments = route.load(saved);
+    arguments.extend(["--to".into(), back.clone().into_os_string()]);
+    product::succeeded(route.run(product, &arguments, saved)?, &arguments)?;
     let diff = words(["diff"], [checkpoint, &back]);
     product::succeeded(product.run(&diff)?, &diff)?;
-    std::fs::remove_file(&back).context("removing the tensors written back")?;
-    Ok(report)
+    std::fs::remove_file(&back).context("removing the tensors written back")
 }
 
-/// Runs a command that must succeed, after showing it as a user would type it.
-fn told(product: &Product, arguments: &[OsString]) -> Result<()> {
+impl Route {
+    /// The command that loads over it.
+    fn load(&self, saved: &Path) -> Vec<OsString> {
+        let source = if self.is_stream() { Path::new("-") } else { saved };
+        let mut arguments = words(["deserialize"], [source]);
+        arguments.extend(["--device", self.device].map(OsString::from));
+        if self.readers != "auto" {
+            arguments.extend(["--num-readers", self.readers].map(OsString::from));
+        }
+        if !self.verified {
+            arguments.push("--no-verify".into());
+        }
+        arguments
+    }
+
+    fn run(&self, product: &Product, arguments: &[OsString], saved: &Path) -> Result<Finished> {
+        if self.is_stream() { product.run_on(arguments, saved) } else { product.run(arguments) }
+    }
+
+    fn is_stream(&self) -> bool {
+        self.transport == "stdin"
+    }
+}
+
+/// Runs a command that must succeed, as a user would type it, and passes its words on.
+fn told<S: AsRef<OsStr>>(product: &Product, arguments: &[S]) -> Result<()> {
     println!("   $ {}", product::line(arguments));
-    product::succeeded(product.run(arguments)?, arguments)?;
+    let finished = product::succeeded(product.run(arguments)?, arguments)?;
+    for line in finished.stderr.lines().chain(finished.stdout.lines()) {
+        println!("     {line}");
+    }
     Ok(())
 }
 

@@ -1,9 +1,6 @@
 //! The system calls that std lacks: huge-page memory, free space, the resource use of one child.
 //! The only file of xtask with `unsafe`; everything in it is safe to call.
-#![allow(
-    unsafe_code,
-    reason = "mmap, madvise, statvfs and wait4 have no safe wrapper in std"
-)]
+#![allow(unsafe_code, reason = "mmap, madvise, statvfs and wait4 have no safe wrapper in std")]
 
 use std::ffi::CString;
 use std::io::{self, Read};
@@ -50,17 +47,8 @@ impl FreshMemory {
             return Err(io::Error::last_os_error());
         }
         let start = mapping.align_offset(HUGE_PAGE);
-        let memory = Self {
-            mapping,
-            mapped_len,
-            start,
-            len,
-        };
-        let advice = if huge {
-            libc::MADV_HUGEPAGE
-        } else {
-            libc::MADV_NOHUGEPAGE
-        };
+        let memory = Self { mapping, mapped_len, start, len };
+        let advice = if huge { libc::MADV_HUGEPAGE } else { libc::MADV_NOHUGEPAGE };
         // SAFETY: the range is the whole mapping made above; the advice changes no contents.
         let refused = unsafe { libc::madvise(mapping, mapped_len, advice) };
         if refused != 0 {
@@ -115,9 +103,7 @@ pub(crate) fn run_measured(command: &mut Command) -> Result<Finished> {
         stdout: join(stdout),
         stderr: join(stderr),
         wall,
-        peak_bytes: u64::try_from(usage.ru_maxrss)
-            .unwrap_or(0)
-            .saturating_mul(1024),
+        peak_bytes: u64::try_from(usage.ru_maxrss).unwrap_or(0).saturating_mul(1024),
     })
 }
 
@@ -151,9 +137,7 @@ fn drain<R: Read + Send + 'static>(pipe: Option<R>) -> Option<Drain> {
 }
 
 fn join(thread: Option<Drain>) -> String {
-    let bytes = thread
-        .and_then(|thread| thread.join().ok())
-        .unwrap_or_default();
+    let bytes = thread.and_then(|thread| thread.join().ok()).unwrap_or_default();
     String::from_utf8_lossy(&bytes).into_owned()
 }
 

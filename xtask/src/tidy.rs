@@ -57,9 +57,7 @@ impl Tree {
         for entry in entries {
             let entry = entry?;
             let path = format!("{folder}/{}", entry.file_name().to_string_lossy());
-            let is_text = [".rs", ".py", ".md", ".toml"]
-                .iter()
-                .any(|end| path.ends_with(end));
+            let is_text = [".rs", ".py", ".md", ".toml"].iter().any(|end| path.ends_with(end));
             if entry.file_type()?.is_dir() {
                 self.add(root, &path)?;
             } else if is_text {
@@ -84,10 +82,7 @@ impl Tree {
     }
 
     fn ending(&self, end: &str) -> impl Iterator<Item = (&str, &str)> {
-        let files = self
-            .files
-            .iter()
-            .filter(move |(path, _)| path.ends_with(end));
+        let files = self.files.iter().filter(move |(path, _)| path.ends_with(end));
         files.map(|(path, text)| (&**path, &**text))
     }
 
@@ -99,24 +94,18 @@ impl Tree {
             .collect();
         for (path, lines) in &long {
             if !allowed.iter().any(|(allowed, _)| allowed == path) {
-                faults.push(format!(
-                    "{path}: {lines} lines, more than {MAX_LINES}: split it"
-                ));
+                faults.push(format!("{path}: {lines} lines, more than {MAX_LINES}: split it"));
             }
         }
         for (path, _) in allowed.iter().filter(|(path, _)| !long.contains_key(path)) {
-            faults.push(format!(
-                "{path}: no longer long: take it off LONG_FILES in tidy.rs"
-            ));
+            faults.push(format!("{path}: no longer long: take it off LONG_FILES in tidy.rs"));
         }
     }
 
     fn check_first_lines(&self, faults: &mut Vec<String>) {
         for (path, text) in self.ending(".rs") {
             if !text.starts_with("//! ") {
-                faults.push(format!(
-                    "{path}: does not start with `//!` and what it owns"
-                ));
+                faults.push(format!("{path}: does not start with `//!` and what it owns"));
             }
         }
     }
@@ -155,18 +144,11 @@ impl Tree {
     }
 
     fn check_architecture(&self, faults: &mut Vec<String>) {
-        let architecture = self
-            .files
-            .get("docs/ARCHITECTURE.md")
-            .map_or("", |text| text);
+        let architecture = self.files.get("docs/ARCHITECTURE.md").map_or("", |text| text);
         for (path, _) in self.ending("/Cargo.toml") {
-            let folder = path
-                .strip_prefix("crates/")
-                .and_then(|path| path.split('/').next());
+            let folder = path.strip_prefix("crates/").and_then(|path| path.split('/').next());
             if let Some(folder) = folder.filter(|name| !architecture.contains(*name)) {
-                faults.push(format!(
-                    "docs/ARCHITECTURE.md: does not name crates/{folder}"
-                ));
+                faults.push(format!("docs/ARCHITECTURE.md: does not name crates/{folder}"));
             }
         }
     }
@@ -176,10 +158,8 @@ impl Tree {
         let Some(text) = self.files.get(page) else {
             return;
         };
-        let codes: Vec<(&str, String)> = self
-            .ending(".rs")
-            .map(|(path, text)| (path, code_only(text)))
-            .collect();
+        let codes: Vec<(&str, String)> =
+            self.ending(".rs").map(|(path, text)| (path, code_only(text))).collect();
         let tested: BTreeSet<&str> = codes
             .iter()
             .flat_map(|(path, code)| function_names(test_part(path, code)))
@@ -188,9 +168,7 @@ impl Tree {
         for promise in promises(text, prefix) {
             let word = promise.to_lowercase().replace('-', "");
             if !tested.contains(&*word) {
-                faults.push(format!(
-                    "{page}: promise {promise} has no test named `{word}_…`"
-                ));
+                faults.push(format!("{page}: promise {promise} has no test named `{word}_…`"));
             }
         }
     }
@@ -204,13 +182,8 @@ impl Tree {
         let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         let page = self.files.get("docs/FORMAT.md").map_or("", |text| text);
         let label = "frozen.rs sha256:";
-        let recorded = page
-            .lines()
-            .find_map(|line| line.split_once(label))
-            .map(|(_, rest)| rest);
-        let recorded = recorded
-            .unwrap_or("")
-            .trim_matches(|c: char| !c.is_ascii_hexdigit());
+        let recorded = page.lines().find_map(|line| line.split_once(label)).map(|(_, rest)| rest);
+        let recorded = recorded.unwrap_or("").trim_matches(|c: char| !c.is_ascii_hexdigit());
         if recorded != digest {
             faults.push(format!(
                 "crates/tz-format/src/frozen.rs changed: if no old file can differ, \
@@ -235,9 +208,7 @@ mod tests {
 
     fn tree(files: &[(&str, &str)]) -> Tree {
         let own = |(path, text): &(&str, &str)| ((*path).to_owned(), (*text).to_owned());
-        Tree {
-            files: files.iter().map(own).collect(),
-        }
+        Tree { files: files.iter().map(own).collect() }
     }
 
     /// Runs one check on a tree of one file and expects one fault with this text, or none.
@@ -256,49 +227,25 @@ mod tests {
     fn long_files_are_found_and_excuses_expire() {
         let long = "//! x\n".repeat(MAX_LINES + 1);
         let files = [("xtask/src/a.rs", &*long)];
-        check(
-            |tree, faults| tree.check_sizes(&[], faults),
-            &files,
-            Some("split it"),
-        );
+        check(|tree, faults| tree.check_sizes(&[], faults), &files, Some("split it"));
         let allowed = [("xtask/src/a.rs", "a table")];
-        check(
-            |tree, faults| tree.check_sizes(&allowed, faults),
-            &files,
-            None,
-        );
+        check(|tree, faults| tree.check_sizes(&allowed, faults), &files, None);
         let short = [("xtask/src/a.rs", "//! x\n")];
-        check(
-            |tree, faults| tree.check_sizes(&allowed, faults),
-            &short,
-            Some("no longer long"),
-        );
+        check(|tree, faults| tree.check_sizes(&allowed, faults), &short, Some("no longer long"));
     }
 
     #[test]
     fn a_file_must_say_what_it_owns() {
         let silent = [("crates/a/src/lib.rs", "fn a() {}")];
         check(Tree::check_first_lines, &silent, Some("does not start"));
-        check(
-            Tree::check_first_lines,
-            &[("crates/a/src/lib.rs", "//! A.\n")],
-            None,
-        );
+        check(Tree::check_first_lines, &[("crates/a/src/lib.rs", "//! A.\n")], None);
     }
 
     #[test]
     fn tests_neither_sleep_nor_are_ignored() {
         let path = "crates/a/src/lib.rs";
-        check(
-            Tree::check_tests,
-            &[(path, "#[ignore]\nfn a() {}")],
-            Some("ignored"),
-        );
-        check(
-            Tree::check_tests,
-            &[(path, "fn retry() { sleep(backoff) }")],
-            None,
-        );
+        check(Tree::check_tests, &[(path, "#[ignore]\nfn a() {}")], Some("ignored"));
+        check(Tree::check_tests, &[(path, "fn retry() { sleep(backoff) }")], None);
         let sleeps = "#[cfg(test)]\nmod tests { fn a() { std::thread::sleep(x) } }";
         check(Tree::check_tests, &[(path, sleeps)], Some("sleeps"));
         let says_so = "#[cfg(test)]\nmod tests { /* never sleep( */ }";
@@ -307,36 +254,17 @@ mod tests {
 
     #[test]
     fn unsafe_is_counted_against_the_list() {
-        let files = [(
-            "crates/a/src/map.rs",
-            "//! unsafe\nfn a() { unsafe { b() } }",
-        )];
+        let files = [("crates/a/src/map.rs", "//! unsafe\nfn a() { unsafe { b() } }")];
         let listed = |count| [("crates/a/src/map.rs", count, "mmap")];
-        check(
-            |tree, faults| tree.check_unsafe(&listed(1), faults),
-            &files,
-            None,
-        );
-        check(
-            |tree, faults| tree.check_unsafe(&listed(2), faults),
-            &files,
-            Some("says 2"),
-        );
-        check(
-            |tree, faults| tree.check_unsafe(&[], faults),
-            &files,
-            Some("not in UNSAFE_FILES"),
-        );
+        check(|tree, faults| tree.check_unsafe(&listed(1), faults), &files, None);
+        check(|tree, faults| tree.check_unsafe(&listed(2), faults), &files, Some("says 2"));
+        check(|tree, faults| tree.check_unsafe(&[], faults), &files, Some("not in UNSAFE_FILES"));
     }
 
     #[test]
     fn every_crate_is_on_the_map() {
         let manifest = ("crates/tz-io/Cargo.toml", "");
-        check(
-            Tree::check_architecture,
-            &[manifest],
-            Some("does not name crates/tz-io"),
-        );
+        check(Tree::check_architecture, &[manifest], Some("does not name crates/tz-io"));
         let map = ("docs/ARCHITECTURE.md", "`tz-io` moves bytes");
         check(Tree::check_architecture, &[manifest, map], None);
     }
@@ -346,10 +274,7 @@ mod tests {
         let run = |tree: &Tree, faults: &mut Vec<String>| {
             tree.check_promises("docs/FORMAT.md", "F-", faults);
         };
-        let page = (
-            "docs/FORMAT.md",
-            "**F-03** Data is aligned. UTF-8, F-x, PDF-12",
-        );
+        let page = ("docs/FORMAT.md", "**F-03** Data is aligned. UTF-8, F-x, PDF-12");
         let path = "crates/a/tests/it/main.rs";
         check(run, &[page, (path, "fn f03_data_is_aligned() {}")], None);
         check(run, &[page, (path, "fn f030_other() {}")], Some("F-03"));
@@ -363,10 +288,6 @@ mod tests {
         check(Tree::check_frozen, &[frozen], Some("frozen.rs changed"));
         let digest = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         let page = format!("`frozen.rs sha256: {digest}`.");
-        check(
-            Tree::check_frozen,
-            &[frozen, ("docs/FORMAT.md", &page)],
-            None,
-        );
+        check(Tree::check_frozen, &[frozen, ("docs/FORMAT.md", &page)], None);
     }
 }

@@ -26,10 +26,7 @@ pub(crate) fn metadata(arguments: &[&str]) -> Result<Vec<u8>> {
         .output()
         .context("starting cargo metadata")?;
     if !output.status.success() {
-        bail!(
-            "cargo metadata: {}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
+        bail!("cargo metadata: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(output.stdout)
 }

@@ -53,9 +53,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let python = Python::ready()?;
     let product = Product::build()?;
     let parent = parent(args)?;
-    let folder = tempfile::Builder::new()
-        .prefix("tz-bench-")
-        .tempdir_in(&parent)?;
+    let folder = tempfile::Builder::new().prefix("tz-bench-").tempdir_in(&parent)?;
     let files = Files::make(&product, folder.path(), args.size)?;
 
     let mut contenders = loads(&product, &python, &files);
@@ -68,20 +66,10 @@ pub(super) fn run(args: &Args) -> Result<()> {
         parent.display(),
         args.common.rounds,
     );
-    println!(
-        "{}\n{}",
-        render(&series, files.bytes),
-        render_targets(&targets)
-    );
+    println!("{}\n{}", render(&series, files.bytes), render_targets(&targets));
     if let Some(path) = &args.common.json {
         let (bytes, series, targets) = (files.bytes, &*series, &*targets);
-        let report = Report {
-            schema: 1,
-            bytes,
-            folder: &parent,
-            series,
-            targets,
-        };
+        let report = Report { schema: 1, bytes, folder: &parent, series, targets };
         fs::write(path, serde_json::to_string_pretty(&report)?)
             .with_context(|| path.display().to_string())?;
     }
@@ -112,29 +100,16 @@ impl Files {
     fn make(product: &Product, folder: &Path, size: u64) -> Result<Self> {
         let checkpoint = folder.join("checkpoint");
         let tensors = folder.join("model.tensors");
-        product.synthesise(size, &checkpoint)?;
-        let arguments = [
-            "serialize".as_ref(),
-            checkpoint.as_os_str(),
-            tensors.as_os_str(),
-        ];
+        let arguments = product::synth(size, &checkpoint);
         product::succeeded(product.run(&arguments)?, &arguments)?;
-        let arguments = [
-            "deserialize".as_ref(),
-            tensors.as_os_str(),
-            "--json".as_ref(),
-        ];
+        let arguments = ["serialize".as_ref(), checkpoint.as_os_str(), tensors.as_os_str()];
+        product::succeeded(product.run(&arguments)?, &arguments)?;
+        let arguments = ["deserialize".as_ref(), tensors.as_os_str(), "--json".as_ref()];
         let load: Transfer = product.json(&arguments)?;
-        Ok(Self {
-            checkpoint,
-            tensors,
-            saved: folder.join("saved.tensors"),
-            bytes: load.bytes,
-        })
+        Ok(Self { checkpoint, tensors, saved: folder.join("saved.tensors"), bytes: load.bytes })
     }
 }
 
-const RAW: &str = "raw read, 2 threads, huge pages";
 const OURS: &str = "tz-cli deserialize --no-verify";
 const OURS_VERIFIED: &str = "tz-cli deserialize";
 const OURS_SAVED: &str = "tz-cli serialize --no-fsync";
@@ -144,17 +119,6 @@ const THEIRS_VERIFIED: &str = "tensorizer, verified, ";
 const THEIRS_SAVED: &str = "tensorizer save";
 
 fn loads<'a>(product: &'a Product, python: &'a Python, files: &'a Files) -> Vec<Contender<'a>> {
-    let raw = |options: &'static [&'static str]| {
-        move || -> Result<Sample> {
-            let (timing, peak_bytes) = raw::fresh_process(&files.tensors, options)?;
-            let seconds = timing.seconds;
-            Ok(Sample {
-                seconds,
-                process_seconds: seconds,
-                peak_bytes,
-            })
-        }
-    };
     let ours = |options: &'static [&'static str]| {
         move || {
             let mut arguments = vec!["deserialize".as_ref(), files.tensors.as_os_str()];
@@ -167,16 +131,12 @@ fn loads<'a>(product: &'a Product, python: &'a Python, files: &'a Files) -> Vec<
                 bail!("not all {} bytes in memory: {load:?}", files.bytes);
             }
             let process_seconds = wall.as_secs_f64();
-            Ok(Sample {
-                seconds: load.seconds,
-                process_seconds,
-                peak_bytes,
-            })
+            Ok(Sample { seconds: load.seconds, process_seconds, peak_bytes })
         }
     };
     let mut contenders = vec![
-        Contender::new(RAW, raw(&[])),
-        Contender::new("raw read, 2 threads, 4 KiB pages", raw(&["--small-pages"])),
+        raw::contender(&files.tensors),
+        raw::small_pages_contender(&files.tensors),
         Contender::new(OURS, ours(&["--no-verify"])),
         Contender::new(OURS_VERIFIED, ours(&[])),
     ];
@@ -189,9 +149,7 @@ fn loads<'a>(product: &'a Product, python: &'a Python, files: &'a Files) -> Vec<
             }
             let name = format!("{prefix}{readers} readers");
             let arguments = joined(&arguments, &[&files.tensors]);
-            contenders.push(Contender::new(&name, move || {
-                timed(python, files, &arguments)
-            }));
+            contenders.push(Contender::new(&name, move || timed(python, files, &arguments)));
         }
     }
     for (name, options) in [
@@ -199,9 +157,7 @@ fn loads<'a>(product: &'a Product, python: &'a Python, files: &'a Files) -> Vec<
         ("safetensors, cloned", &["safetensors", "--clone"]),
     ] {
         let arguments = joined(options, &[&files.checkpoint]);
-        contenders.push(Contender::new(name, move || {
-            timed(python, files, &arguments)
-        }));
+        contenders.push(Contender::new(name, move || timed(python, files, &arguments)));
     }
     contenders
 }
@@ -218,11 +174,7 @@ fn saves<'a>(product: &'a Product, python: &'a Python, files: &'a Files) -> Vec<
             let (wall, peak_bytes) = (finished.wall, finished.peak_bytes);
             let save: Transfer = product::parse(finished, &arguments)?;
             let process_seconds = wall.as_secs_f64();
-            Ok(Sample {
-                seconds: save.seconds,
-                process_seconds,
-                peak_bytes,
-            })
+            Ok(Sample { seconds: save.seconds, process_seconds, peak_bytes })
         }
     };
     let save = ["save", "--reference", REFERENCE];
@@ -254,11 +206,7 @@ fn timed(python: &Python, files: &Files, arguments: &[OsString]) -> Result<Sampl
     if timing.bytes != files.bytes {
         bail!("handled {} bytes of {}", timing.bytes, files.bytes);
     }
-    Ok(Sample {
-        seconds: timing.seconds,
-        process_seconds,
-        peak_bytes,
-    })
+    Ok(Sample { seconds: timing.seconds, process_seconds, peak_bytes })
 }
 
 fn targets(series: &[Series]) -> Result<Vec<Target>> {
@@ -268,9 +216,7 @@ fn targets(series: &[Series]) -> Result<Vec<Target>> {
             .filter(|series| series.name.starts_with(prefix))
             .filter(|series| not.is_empty() || !series.name.starts_with(not))
             .map(Series::median_seconds);
-        times
-            .reduce(f64::min)
-            .with_context(|| format!("no contender {prefix}"))
+        times.reduce(f64::min).with_context(|| format!("no contender {prefix}"))
     };
     let one = |name: &str| {
         let found = series.iter().find(|series| series.name == name);
@@ -279,23 +225,15 @@ fn targets(series: &[Series]) -> Result<Vec<Target>> {
     let ours = one(OURS)?.median_seconds();
     let verified = one(OURS_VERIFIED)?.median_seconds();
     let limit = parse_size(MEMORY_LIMIT).map_err(anyhow::Error::msg)? + MEMORY_SLACK;
-    let raw = one(RAW)?.median_seconds();
+    let raw = one(raw::NAME)?.median_seconds();
     let saved = best(THEIRS_SAVED, "")? / one(OURS_SAVED)?.median_seconds();
     let theirs = best(THEIRS, THEIRS_VERIFIED)?;
     let theirs_verified = best(THEIRS_VERIFIED, "")?;
     let peak = one(OURS_LIMITED)?.peak_bytes();
     Ok(vec![
         Target::at_least("load: speed as a share of the raw read", 0.85, raw / ours),
-        Target::at_least(
-            "load: times the reference's best setting",
-            3.0,
-            theirs / ours,
-        ),
-        Target::at_least(
-            "verified load: times the reference's",
-            6.0,
-            theirs_verified / verified,
-        ),
+        Target::at_least("load: times the reference's best setting", 3.0, theirs / ours),
+        Target::at_least("verified load: times the reference's", 6.0, theirs_verified / verified),
         Target::at_least("save: times the reference, neither with fsync", 2.5, saved),
         Target::at_most_mebibytes("save: peak memory at 256MiB", limit, peak),
     ])
@@ -303,9 +241,7 @@ fn targets(series: &[Series]) -> Result<Vec<Target>> {
 
 fn joined(words: &[&str], paths: &[&Path]) -> Vec<OsString> {
     let words = words.iter().map(OsString::from);
-    words
-        .chain(paths.iter().map(|path| path.as_os_str().to_owned()))
-        .collect()
+    words.chain(paths.iter().map(|path| path.as_os_str().to_owned())).collect()
 }
 
 fn remove(path: &Path) -> Result<()> {

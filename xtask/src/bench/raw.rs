@@ -13,7 +13,11 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use super::rounds::{Contender, Sample};
 use crate::sys::{self, FreshMemory};
+
+/// Its name in tables.
+pub(super) const NAME: &str = "raw read, 2 threads, huge pages";
 
 /// Bytes of one positioned read: large enough that a system call costs nothing, small enough to
 /// share a file evenly. The measurements that the targets come from used it.
@@ -31,9 +35,9 @@ pub(crate) struct Args {
 
 /// What one raw read took.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Timing {
-    pub(crate) seconds: f64,
-    pub(crate) bytes: u64,
+struct Timing {
+    seconds: f64,
+    bytes: u64,
 }
 
 /// Reads once and prints the [`Timing`].
@@ -48,12 +52,7 @@ fn read(args: &Args) -> Result<(f64, u64)> {
     let file = File::open(&args.file)?;
     let bytes = file.metadata()?.len();
     let mut memory = FreshMemory::new(usize::try_from(bytes)?, !args.small_pages)?;
-    let pieces = Mutex::new(
-        memory
-            .as_mut_slice()
-            .chunks_mut(PIECE)
-            .zip((0..).step_by(PIECE)),
-    );
+    let pieces = Mutex::new(memory.as_mut_slice().chunks_mut(PIECE).zip((0..).step_by(PIECE)));
     std::thread::scope(|scope| {
         let reader = || -> Result<()> {
             loop {
@@ -64,9 +63,7 @@ fn read(args: &Args) -> Result<(f64, u64)> {
                 file.read_exact_at(piece, offset)?;
             }
         };
-        let threads: Vec<_> = (0..args.threads.max(1))
-            .map(|_| scope.spawn(reader))
-            .collect();
+        let threads: Vec<_> = (0..args.threads.max(1)).map(|_| scope.spawn(reader)).collect();
         for thread in threads {
             match thread.join() {
                 Ok(result) => result?,
@@ -78,22 +75,27 @@ fn read(args: &Args) -> Result<(f64, u64)> {
     Ok((start.elapsed().as_secs_f64(), bytes))
 }
 
-/// Reads `file` in a fresh process with two threads into huge pages.
-pub(crate) fn here(file: &Path) -> Result<Timing> {
-    Ok(fresh_process(file, &[])?.0)
+/// The baseline: two threads into huge pages.
+pub(crate) fn contender(file: &Path) -> Contender<'_> {
+    Contender::new(NAME, || fresh_process(file, &[]))
 }
 
-/// Reads `file` in a fresh process with these options of the hidden subcommand; also says how
-/// much memory the process had at most.
-pub(super) fn fresh_process(file: &Path, options: &[&str]) -> Result<(Timing, u64)> {
+/// The same into 4 KiB pages, for context.
+pub(super) fn small_pages_contender(file: &Path) -> Contender<'_> {
+    let name = "raw read, 2 threads, 4 KiB pages";
+    Contender::new(name, || fresh_process(file, &["--small-pages"]))
+}
+
+fn fresh_process(file: &Path, options: &[&str]) -> Result<Sample> {
     let mut command = Command::new(std::env::current_exe().context("this program")?);
     command.arg("raw-read").arg(file).args(options);
     let finished = sys::run_measured(&mut command)?;
     if !finished.status.success() {
         bail!("raw-read: {}", finished.stderr.trim());
     }
-    let timing = serde_json::from_str(&finished.stdout).context("raw-read")?;
-    Ok((timing, finished.peak_bytes))
+    let timing: Timing = serde_json::from_str(&finished.stdout).context("raw-read")?;
+    let process_seconds = finished.wall.as_secs_f64();
+    Ok(Sample { seconds: timing.seconds, process_seconds, peak_bytes: finished.peak_bytes })
 }
 
 #[cfg(test)]
@@ -107,19 +109,11 @@ mod tests {
             let file = folder.path().join(len.to_string());
             std::fs::write(&file, vec![7; len]).unwrap();
             for (threads, small_pages) in [(1, true), (2, false)] {
-                let args = Args {
-                    file: file.clone(),
-                    threads,
-                    small_pages,
-                };
+                let args = Args { file: file.clone(), threads, small_pages };
                 assert_eq!(read(&args).unwrap().1, len as u64);
             }
         }
-        let missing = Args {
-            file: folder.path().join("no"),
-            threads: 2,
-            small_pages: false,
-        };
+        let missing = Args { file: folder.path().join("no"), threads: 2, small_pages: false };
         assert!(read(&missing).is_err());
     }
 }

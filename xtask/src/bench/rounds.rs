@@ -8,45 +8,39 @@ use serde::Serialize;
 use crate::report::{as_f64, gigabytes_per_second, mebibytes, table};
 
 /// One thing to measure: a name and how to run it once.
-pub(super) struct Contender<'a> {
+pub(crate) struct Contender<'a> {
     pub(super) name: String,
     pub(super) run: Box<dyn Fn() -> Result<Sample> + 'a>,
 }
 
 impl<'a> Contender<'a> {
-    pub(super) fn new(name: &str, run: impl Fn() -> Result<Sample> + 'a) -> Self {
-        Self {
-            name: name.to_owned(),
-            run: Box::new(run),
-        }
+    pub(crate) fn new(name: &str, run: impl Fn() -> Result<Sample> + 'a) -> Self {
+        Self { name: name.to_owned(), run: Box::new(run) }
     }
 }
 
 /// One run of one contender.
 #[derive(Debug, Clone, Copy, Serialize)]
-pub(super) struct Sample {
+pub(crate) struct Sample {
     /// Seconds of the work itself, by the contender's own clock.
-    pub(super) seconds: f64,
+    pub(crate) seconds: f64,
     /// Seconds of the whole process.
-    pub(super) process_seconds: f64,
-    pub(super) peak_bytes: u64,
+    pub(crate) process_seconds: f64,
+    pub(crate) peak_bytes: u64,
 }
 
 /// All runs of one contender.
 #[derive(Debug, Serialize)]
-pub(super) struct Series {
+pub(crate) struct Series {
     pub(super) name: String,
     pub(super) samples: Vec<Sample>,
 }
 
 /// Runs everything `rounds` times.
-pub(super) fn alternate(contenders: &[Contender<'_>], rounds: u32) -> Result<Vec<Series>> {
+pub(crate) fn alternate(contenders: &[Contender<'_>], rounds: u32) -> Result<Vec<Series>> {
     let mut series: Vec<Series> = contenders
         .iter()
-        .map(|contender| Series {
-            name: contender.name.clone(),
-            samples: Vec::new(),
-        })
+        .map(|contender| Series { name: contender.name.clone(), samples: Vec::new() })
         .collect();
     for (round, shift) in (1..=rounds).zip((0..contenders.len()).cycle()) {
         eprintln!("round {round} of {rounds}");
@@ -60,46 +54,27 @@ pub(super) fn alternate(contenders: &[Contender<'_>], rounds: u32) -> Result<Vec
 }
 
 impl Series {
-    pub(super) fn median_seconds(&self) -> f64 {
+    pub(crate) fn median_seconds(&self) -> f64 {
         median(self.samples.iter().map(|sample| sample.seconds).collect())
     }
 
     pub(super) fn median_process_seconds(&self) -> f64 {
-        median(
-            self.samples
-                .iter()
-                .map(|sample| sample.process_seconds)
-                .collect(),
-        )
+        median(self.samples.iter().map(|sample| sample.process_seconds).collect())
     }
 
     pub(super) fn peak_bytes(&self) -> u64 {
-        self.samples
-            .iter()
-            .map(|sample| sample.peak_bytes)
-            .max()
-            .unwrap_or(0)
+        self.samples.iter().map(|sample| sample.peak_bytes).max().unwrap_or(0)
     }
 
     fn range(&self) -> (f64, f64) {
         let seconds = || self.samples.iter().map(|sample| sample.seconds);
-        (
-            seconds().fold(f64::INFINITY, f64::min),
-            seconds().fold(0.0, f64::max),
-        )
+        (seconds().fold(f64::INFINITY, f64::min), seconds().fold(0.0, f64::max))
     }
 }
 
 /// The series as a table; rates are over the tensor bytes that all of them handled.
 pub(super) fn render(series: &[Series], bytes: u64) -> Table {
-    let mut table = table(&[
-        "",
-        "median s",
-        "min - max",
-        "GB/s",
-        "whole process s",
-        "peak memory",
-    ]);
+    let mut table = table(&["", "median s", "min - max", "GB/s", "whole process s", "peak memory"]);
     for series in series {
         let (low, high) = series.range();
         let median = series.median_seconds();
@@ -128,12 +103,7 @@ impl Target {
     /// A ratio that must be at least this.
     pub(super) fn at_least(what: &str, bound: f64, measured: f64) -> Self {
         let wanted = format!("at least {bound}");
-        Self {
-            what: what.to_owned(),
-            wanted,
-            measured,
-            met: measured >= bound,
-        }
+        Self { what: what.to_owned(), wanted, measured, met: measured >= bound }
     }
 
     /// A byte count that must be at most this, in MiB.
@@ -192,11 +162,7 @@ mod tests {
             let order = &order;
             Contender::new(name, move || {
                 order.borrow_mut().push_str(name);
-                Ok(Sample {
-                    seconds: 1.0,
-                    process_seconds: 2.0,
-                    peak_bytes: 3,
-                })
+                Ok(Sample { seconds: 1.0, process_seconds: 2.0, peak_bytes: 3 })
             })
         };
         let series = alternate(&[contender("a"), contender("b"), contender("c")], 4).unwrap();

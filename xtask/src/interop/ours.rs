@@ -1,15 +1,15 @@
 //! Ours -> theirs: checkpoints that `tz-cli serialize` saved are read by both versions of the
 //! reference, with one reader and several, its hash verification on.
 
-use std::ffi::OsStr;
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
-use super::tensors::{Tensor, same};
-use super::{Bench, REFERENCES};
-use crate::product::{self, Inspection};
+use super::reference::{all_equal, all_refused, read};
+use super::tensors::Tensor;
+use super::{Bench, REFERENCES, lent};
+use crate::product::{self, Inspection, Product};
 use crate::report::Checks;
 
 /// What the native profile promises about where data starts.
@@ -21,42 +21,24 @@ const SYNTHETIC_BYTES: u64 = 16 << 20;
 /// More than the reference's fixed 256 KiB index holds.
 const MANY: &str = "6000";
 
-/// How many readers the reference is told to use: the plain path and the parallel one.
-const READERS: [&str; 2] = ["1", "4"];
-
-/// One reading of one file by `read.py`.
-#[derive(Debug, Deserialize)]
-struct Reading {
-    readers: u32,
-    #[serde(default)]
-    tensors: Vec<Tensor>,
-    error: Option<String>,
-}
-
 pub(super) fn check(bench: &Bench<'_>, checks: &mut Checks) {
     let synthetic = bench.folder.join("synthetic");
     checks.check("ours: a synthetic checkpoint is made", || {
-        bench.product.synthesise(SYNTHETIC_BYTES, &synthetic)
+        let arguments = product::synth(SYNTHETIC_BYTES, &synthetic);
+        product::succeeded(bench.product.run(&arguments)?, &arguments)?;
+        Ok(product::line(&arguments))
     });
     serialized(bench, checks, "synthetic", &synthetic);
 
     let many = bench.folder.join("many.safetensors");
-    checks.check(
-        format!("ours: a checkpoint of {MANY} tensors is made by safetensors"),
-        || {
-            let arguments = [
-                "write".as_ref(),
-                "--count".as_ref(),
-                MANY.as_ref(),
-                many.as_os_str(),
-            ];
-            let finished = bench.python.run("checkpoint.py", &arguments)?;
-            if !finished.status.success() {
-                bail!("{}", finished.stderr.trim());
-            }
-            Ok("every dtype that both sides have, scalars, empty tensors".into())
-        },
-    );
+    checks.check(format!("ours: a checkpoint of {MANY} tensors is made by safetensors"), || {
+        let arguments = ["write".as_ref(), "--count".as_ref(), MANY.as_ref(), many.as_os_str()];
+        let finished = bench.python.run("checkpoint.py", &arguments)?;
+        if !finished.status.success() {
+            bail!("{}", finished.stderr.trim());
+        }
+        Ok("every dtype that both sides have, scalars, empty tensors".into())
+    });
     for version in REFERENCES {
         checks.check(format!("ours: {version} itself cannot save it"), || {
             overflows(bench, version, &many)
@@ -77,52 +59,41 @@ fn serialized(bench: &Bench<'_>, checks: &mut Checks, name: &str, source: &Path)
         }
         Ok(format!("{} bytes", std::fs::metadata(&file)?.len()))
     });
-    checks.check(
-        format!("ours: {name}: data starts at multiples of {ALIGNMENT}"),
-        || {
-            let arguments = ["inspect".as_ref(), file.as_os_str(), "--json".as_ref()];
-            aligned(&bench.product.json(&arguments)?)
-        },
-    );
+    checks.check(format!("ours: {name}: data starts at multiples of {ALIGNMENT}"), || {
+        let arguments = ["inspect".as_ref(), file.as_os_str(), "--json".as_ref()];
+        aligned(&bench.product.json(&arguments)?)
+    });
 
-    let expected: Result<Vec<Tensor>> = bench
-        .python
-        .json("checkpoint.py", &["digests".as_ref(), source.as_os_str()]);
-    checks.check(
-        format!("ours: {name}: digests of the source by safetensors"),
-        || Ok(format!("{} tensors", lent(&expected)?.len())),
-    );
+    let expected: Result<Vec<Tensor>> =
+        bench.python.json("checkpoint.py", &["digests".as_ref(), source.as_os_str()]);
+    checks.check(format!("ours: {name}: digests of the source by safetensors"), || {
+        Ok(format!("{} tensors", lent(&expected)?.len()))
+    });
     for version in REFERENCES {
-        let readings = read(bench, version, &file);
-        for readers in READERS {
-            checks.check(
-                format!("ours: {name}: read by {version}, {readers} readers"),
-                || {
-                    let mut readings = lent(&readings)?.iter();
-                    let reading = readings.find(|reading| reading.readers.to_string() == readers);
-                    let reading = reading.context("this reading is missing")?;
-                    if let Some(error) = &reading.error {
-                        bail!("{error}");
-                    }
-                    same(lent(&expected)?, &reading.tensors)
-                },
-            );
-        }
+        checks.check(format!("ours: {name}: read by {version}"), || {
+            let readings = read(bench.python, version, std::slice::from_ref(&file))?;
+            all_equal(lent(&expected)?, &readings)
+        });
     }
+    let broken = bench.folder.join(format!("{name}-broken.tensors"));
+    checks.check(format!("ours: {name}: a flipped bit is refused by both versions"), || {
+        flip_a_bit_of_the_data(bench.product, &file, &broken)?;
+        for version in REFERENCES {
+            all_refused(&read(bench.python, version, std::slice::from_ref(&broken))?)?;
+        }
+        Ok("HashMismatchError from every reading".into())
+    });
 }
 
-/// A result that several rows depend on; each of them fails with its words.
-fn lent<T>(result: &Result<T>) -> Result<&T> {
-    result.as_ref().map_err(|error| anyhow!("{error:#}"))
-}
-
-/// Reads a file with the reference, hash verification on, once with each number of readers.
-fn read(bench: &Bench<'_>, version: &str, file: &Path) -> Result<Vec<Reading>> {
-    let mut arguments = vec!["--reference", version];
-    arguments.extend(READERS.iter().flat_map(|readers| ["--readers", *readers]));
-    let mut arguments: Vec<&OsStr> = arguments.into_iter().map(OsStr::new).collect();
-    arguments.push(file.as_os_str());
-    bench.python.json("read.py", &arguments)
+/// Proof that the reference checks what we stored: copies the file with one bit changed.
+fn flip_a_bit_of_the_data(product: &Product, file: &Path, broken: &Path) -> Result<()> {
+    let arguments = ["inspect".as_ref(), file.as_os_str(), "--json".as_ref()];
+    let table: Inspection = product.json(&arguments)?;
+    let last = table.tensors.iter().rfind(|tensor| tensor.data_bytes > 0);
+    let at = usize::try_from(last.context("no tensor has data")?.data_offset)?;
+    let mut bytes = std::fs::read(file)?;
+    *bytes.get_mut(at).context("the data lies outside of the file")? ^= 1;
+    Ok(std::fs::write(broken, bytes)?)
 }
 
 fn aligned(table: &Inspection) -> Result<String> {
@@ -137,10 +108,7 @@ fn aligned(table: &Inspection) -> Result<String> {
     if count == 0 {
         bail!("no tensor has data");
     }
-    Ok(format!(
-        "{count} of {} tensors have data, version {}",
-        table.tensor_count, table.version
-    ))
+    Ok(format!("{count} of {} tensors have data, version {}", table.tensor_count, table.version))
 }
 
 /// The reason for our exact index: the reference's own writer gives up on this checkpoint.

@@ -33,20 +33,13 @@ impl Python {
     pub(crate) fn ready() -> Result<Self> {
         let pins = fs::read(workspace::root().join(REQUIREMENTS)).context(REQUIREMENTS)?;
         let digest = Sha256::digest(&pins);
-        let key: String = digest
-            .iter()
-            .take(8)
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let key: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
         let cache = workspace::cache()?;
         fs::create_dir_all(&cache).with_context(|| cache.display().to_string())?;
-        let python = Self {
-            folder: cache.join(format!("interop-{key}")),
-        };
+        let python = Self { folder: cache.join(format!("interop-{key}")) };
 
         let lock = File::create(cache.join(format!("interop-{key}.lock")))?;
-        lock.lock()
-            .context("waiting for another run that makes the environment")?;
+        lock.lock().context("waiting for another run that makes the environment")?;
         if !python.folder.join(MARKER).exists() {
             if !python.works() {
                 python.make()?;
@@ -100,11 +93,7 @@ impl Python {
         let python = std::env::var_os("PYTHON").unwrap_or_else(|| "python3".into());
         step(Command::new(python).args(["-m", "venv"]).arg(&self.folder))
             .context("needs Python 3.11 or newer with venv (Debian: python3-venv)")?;
-        step(
-            self.pip()
-                .arg("-r")
-                .arg(workspace::root().join(REQUIREMENTS)),
-        )?;
+        step(self.pip().arg("-r").arg(workspace::root().join(REQUIREMENTS)))?;
         if !self.works() {
             bail!("{}: its packages do not import", self.folder.display());
         }
@@ -124,24 +113,13 @@ impl Python {
         }
         let requirements = workspace::root().join(requirements);
         let mut pip = self.pip();
-        step(
-            pip.args(["--no-deps", "--target"])
-                .arg(&partial)
-                .arg("-r")
-                .arg(requirements),
-        )?;
+        step(pip.args(["--no-deps", "--target"]).arg(&partial).arg("-r").arg(requirements))?;
         fs::rename(&partial, &folder).with_context(|| folder.display().to_string())
     }
 
     fn pip(&self) -> Command {
         let mut command = self.interpreter();
-        command.args([
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-        ]);
+        command.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
         command
     }
 }
@@ -158,8 +136,5 @@ fn step(command: &mut Command) -> Result<()> {
 
 fn shown(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
-    words
-        .map(|word| Path::new(word).display().to_string())
-        .collect::<Vec<_>>()
-        .join(" ")
+    words.map(|word| Path::new(word).display().to_string()).collect::<Vec<_>>().join(" ")
 }

@@ -30,10 +30,7 @@ pub(crate) fn same(expected: &[Tensor], found: &[Tensor]) -> Result<String> {
             Some(_) => {}
         }
     }
-    if let Some(path) = found_by_path
-        .keys()
-        .find(|path| !expected_by_path.contains_key(*path))
-    {
+    if let Some(path) = found_by_path.keys().find(|path| !expected_by_path.contains_key(*path)) {
         bail!("{path} is not expected");
     }
     if expected.is_empty() {
@@ -65,33 +62,15 @@ pub(crate) fn seen_by_us(product: &Product, file: &Path) -> Result<Vec<Tensor>> 
         "--json".as_ref(),
     ])?;
     if sums.tensors.len() != table.tensors.len() {
-        bail!(
-            "inspect lists {} tensors, checksum {}",
-            table.tensors.len(),
-            sums.tensors.len()
-        );
+        bail!("inspect lists {} tensors, checksum {}", table.tensors.len(), sums.tensors.len());
     }
-    let joined = table
-        .tensors
-        .into_iter()
-        .zip(sums.tensors)
-        .map(|(row, sum)| {
-            if row.path != sum.path {
-                bail!(
-                    "inspect lists {:?} where checksum has {}",
-                    row.path,
-                    sum.name
-                );
-            }
-            let (path, dtype, shape, kind) = (row.path, row.dtype, row.shape, row.kind);
-            Ok(Tensor {
-                path,
-                dtype,
-                shape,
-                sha256: sum.digest,
-                kind,
-            })
-        });
+    let joined = table.tensors.into_iter().zip(sums.tensors).map(|(row, sum)| {
+        if row.path != sum.path {
+            bail!("inspect lists {:?} where checksum has {}", row.path, sum.name);
+        }
+        let (path, dtype, shape, kind) = (row.path, row.dtype, row.shape, row.kind);
+        Ok(Tensor { path, dtype, shape, sha256: sum.digest, kind })
+    });
     joined.collect()
 }
 

@@ -21,11 +21,7 @@ pub(super) fn code_only(source: &str) -> String {
             at += 1;
         } else {
             let blanked = &rest[..skipped.min(rest.len())];
-            code.extend(
-                blanked
-                    .iter()
-                    .map(|byte| if *byte == b'\n' { b'\n' } else { b' ' }),
-            );
+            code.extend(blanked.iter().map(|byte| if *byte == b'\n' { b'\n' } else { b' ' }));
             at += blanked.len();
         }
     }
@@ -48,9 +44,7 @@ pub(super) fn function_names(code: &str) -> impl Iterator<Item = &str> {
     code.match_indices("fn ").filter_map(|(at, _)| {
         let starts = at.checked_sub(1).and_then(|at| code.as_bytes().get(at));
         let name = code.get(at + 3..)?.trim_start();
-        let end = name
-            .find(|c: char| !c.is_alphanumeric() && c != '_')
-            .unwrap_or(name.len());
+        let end = name.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(name.len());
         (!starts.is_some_and(|byte| is_word(*byte)) && end > 0).then(|| &name[..end])
     })
 }
@@ -73,9 +67,7 @@ fn is_word(byte: u8) -> bool {
 }
 
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
-    haystack
-        .windows(needle.len())
-        .position(|window| window == needle)
+    haystack.windows(needle.len()).position(|window| window == needle)
 }
 
 /// Block comments nest.
@@ -116,24 +108,14 @@ fn quoted_len(rest: &[u8], quote: u8) -> usize {
 
 /// `b"…"`, `r"…"`, `r#"…"#`, `br##"…"##` and the like; 0 if none starts here.
 fn prefixed_string_len(rest: &[u8]) -> usize {
-    let prefix = rest
-        .iter()
-        .take_while(|byte| matches!(byte, b'r' | b'b' | b'c'))
-        .count();
-    let hashes = rest[prefix..]
-        .iter()
-        .take_while(|byte| **byte == b'#')
-        .count();
+    let prefix = rest.iter().take_while(|byte| matches!(byte, b'r' | b'b' | b'c')).count();
+    let hashes = rest[prefix..].iter().take_while(|byte| **byte == b'#').count();
     let open = prefix + hashes;
     if prefix > 2 || rest.get(open) != Some(&b'"') {
         return 0;
     }
     if !rest[..prefix].contains(&b'r') {
-        return if hashes == 0 {
-            prefix + quoted_len(&rest[prefix..], b'"')
-        } else {
-            0
-        };
+        return if hashes == 0 { prefix + quoted_len(&rest[prefix..], b'"') } else { 0 };
     }
     let mut close = vec![b'"'];
     close.extend(std::iter::repeat_n(b'#', hashes));
@@ -152,11 +134,7 @@ fn char_len(rest: &[u8]) -> usize {
         0xc0.. => 2,
         _ => 1,
     });
-    if rest.get(1 + first_len) == Some(&b'\'') {
-        2 + first_len
-    } else {
-        0
-    }
+    if rest.get(1 + first_len) == Some(&b'\'') { 2 + first_len } else { 0 }
 }
 
 #[cfg(test)]
@@ -165,10 +143,7 @@ mod tests {
 
     #[track_caller]
     fn check(source: &str, expect: &str) {
-        let words: Vec<String> = code_only(source)
-            .split_whitespace()
-            .map(str::to_owned)
-            .collect();
+        let words: Vec<String> = code_only(source).split_whitespace().map(str::to_owned).collect();
         assert_eq!(words.join(" "), expect);
     }
 
@@ -185,10 +160,7 @@ mod tests {
 
     #[test]
     fn words_and_functions_are_found_in_code_alone() {
-        assert_eq!(
-            count_word("unsafe { unsafe_code } not_unsafe unsafe{", "unsafe"),
-            2
-        );
+        assert_eq!(count_word("unsafe { unsafe_code } not_unsafe unsafe{", "unsafe"), 2);
         let names: Vec<_> = function_names("pub fn one() {} fn two_2<T>() {} often x").collect();
         assert_eq!(names, ["one", "two_2"]);
     }
@@ -196,10 +168,7 @@ mod tests {
     #[test]
     fn test_code_is_known_by_place_or_by_module() {
         let source = "fn a() {}\n#[cfg(test)]\nfn helper() {}\n#[cfg(test)]\nmod tests {}\n";
-        assert_eq!(
-            test_part("crates/x/src/a.rs", source),
-            "#[cfg(test)]\nmod tests {}\n"
-        );
+        assert_eq!(test_part("crates/x/src/a.rs", source), "#[cfg(test)]\nmod tests {}\n");
         assert_eq!(test_part("crates/x/tests/it/a.rs", source), source);
         assert_eq!(test_part("crates/x/src/a.rs", "fn a() {}"), "");
     }
