@@ -145,3 +145,41 @@ pub(crate) fn scatter_to(slices: &mut [(u64, ArenaSlice)], offset: u64, bytes: &
         }
     }
 }
+
+/// Reads and decrypts the chunks of a tensor that hold `offset..offset + buf.len()`.
+pub(crate) fn read_at(
+    file: &TensorFile,
+    tensor: usize,
+    facts: &HeaderFacts,
+    offset: u64,
+    buf: &mut [u8],
+) -> Result<(), IoError> {
+    let opener = opener(facts).map_err(|error| file.crypto(tensor, error))?;
+    let data_offset = file.entries().get(tensor).map_or(0, |entry| entry.data_offset);
+    let end = offset + buf.len() as u64;
+    let place = |at: u64, base: u64| usize::try_from(at.saturating_sub(base)).unwrap_or(usize::MAX);
+    let (mut stored, mut plain) = (Vec::new(), Vec::new());
+    let first = place(offset / opener.chunk_size().max(1), 0);
+    for i in first..opener.chunk_count() {
+        let chunk = opener.chunk_range(i);
+        if chunk.start >= end {
+            break;
+        }
+        stored.resize(place(chunk.end, chunk.start), 0);
+        let at = data_offset + chunk.start;
+        file.source().read_into(at, &mut [IoSliceMut::new(&mut stored)])?;
+        let (from, to) = (chunk.start.max(offset), chunk.end.min(end));
+        let out = buf.get_mut(place(from, offset)..place(to, offset)).unwrap_or_default();
+        let opened = if out.len() == stored.len() {
+            opener.open_chunk(i, &stored, out)
+        } else {
+            plain.resize(stored.len(), 0);
+            let opened = opener.open_chunk(i, &stored, &mut plain);
+            let wanted = place(from, chunk.start)..place(to, chunk.start);
+            out.copy_from_slice(plain.get(wanted).unwrap_or_default());
+            opened
+        };
+        opened.map_err(|error| file.crypto(tensor, error))?;
+    }
+    Ok(())
+}

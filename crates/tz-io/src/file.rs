@@ -1,6 +1,7 @@
 //! An open `.tensors` file. Owns [`TensorFile`]: what can be asked of it; how is in the modules beside it.
 
 use std::io::IoSliceMut;
+use std::sync::OnceLock;
 
 use tz_crypto::{CryptoError, FileOpener, TensorOpener};
 use tz_format::{Front, Limits, Profile, TensorEntry, TensorHeader};
@@ -27,8 +28,15 @@ use crate::stream::{self, Consumer};
 pub struct TensorFile {
     source: Box<dyn RangeRead>,
     front: Front,
-    /// What the caller's secrets give, in an encrypted file.
-    unlocked: Option<FileOpener>,
+    unlocked: Option<Unlocked>,
+}
+
+/// What the caller's secrets give, in an encrypted file.
+#[derive(Debug)]
+struct Unlocked {
+    opener: FileOpener,
+    /// Headers of tensors that were read at offsets, each read once.
+    headers: Vec<OnceLock<Box<HeaderFacts>>>,
 }
 
 impl TensorFile {
@@ -69,7 +77,8 @@ impl TensorFile {
     ) -> Result<Self, IoError> {
         let (front, bytes) = front::read(&*source, &options.limits)?;
         let mut file = Self { source, front, unlocked: None };
-        if !options.secrets.is_empty() {
+        let plain = options.plain_allowed && !file.is_encrypted();
+        if !options.secrets.is_empty() && !plain {
             let crypto = |error| IoError::crypto(file.location(), None, error);
             let opener =
                 FileOpener::new(&file.front, &bytes, &options.secrets, &options.kdf_limits)
@@ -77,7 +86,8 @@ impl TensorFile {
             if let Some(len) = file.source.len() {
                 opener.check_file_len(len).map_err(crypto)?;
             }
-            file.unlocked = Some(opener);
+            let headers = file.entries().iter().map(|_| OnceLock::new()).collect();
+            file.unlocked = Some(Unlocked { opener, headers });
         }
         Ok(file)
     }
@@ -247,6 +257,34 @@ impl TensorFile {
         scan::verify(self, &tensors, options)
     }
 
+    /// Fills `buf` from byte `offset` of a tensor on, decrypted where the file is encrypted; meta tensors read as
+    /// zeros. Hashes of a plain file are not looked at.
+    ///
+    /// # Errors
+    /// [`IoError::Io`] beyond the tensor's end, and as [`Self::load`].
+    pub fn read_at(&self, tensor: usize, offset: u64, buf: &mut [u8]) -> Result<(), IoError> {
+        let eof = || IoError::io(self.location(), "read")(std::io::ErrorKind::UnexpectedEof.into());
+        let end = offset.checked_add(buf.len() as u64);
+        let entry = self.entries().get(tensor);
+        let entry = entry.filter(|entry| end.is_some_and(|end| end <= entry.byte_len()));
+        let entry = entry.ok_or_else(eof)?;
+        self.require_unlocked()?;
+        if entry.is_meta() {
+            buf.fill(0);
+            return Ok(());
+        }
+        let Some(unlocked) = &self.unlocked else {
+            let at = entry.data_offset + offset;
+            return self.source.read_into(at, &mut [IoSliceMut::new(buf)]);
+        };
+        let header = unlocked.headers.get(tensor).ok_or_else(eof)?;
+        if header.get().is_none() {
+            // Two threads may read the same header; the first to finish keeps it.
+            let _ = header.set(Box::new(self.read_facts(tensor)?));
+        }
+        header.get().map_or(Ok(()), |facts| decrypt::read_at(self, tensor, facts, offset, buf))
+    }
+
     /// Reads the header of one tensor: hashes and encryption parameters.
     ///
     /// # Errors
@@ -275,7 +313,7 @@ impl TensorFile {
         let mut facts = HeaderFacts::read(bytes, entry, self.front.header.flags)
             .map_err(IoError::format(self.location()))?;
         if let Some(unlocked) = &self.unlocked {
-            let opener = unlocked.tensor(tensor, entry, &facts.header, bytes);
+            let opener = unlocked.opener.tensor(tensor, entry, &facts.header, bytes);
             facts.opener = Some(opener.map_err(|error| self.crypto(tensor, error))?);
         }
         Ok(facts)

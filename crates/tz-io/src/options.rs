@@ -25,6 +25,8 @@ pub struct OpenOptions {
     pub remote: RemoteOptions,
     /// Keys and passphrases to unlock an encrypted file with. With any, a file that is not encrypted is refused.
     pub secrets: Vec<Secret>,
+    /// Accept a file that is not encrypted although there are secrets. Default false.
+    pub plain_allowed: bool,
     /// Bounds on the key derivation that a file may ask for.
     pub kdf_limits: KdfLimits,
 }

@@ -9,9 +9,12 @@ mod credentials;
 mod gate;
 mod object;
 mod options;
+mod presigned;
 mod retry;
+mod rewrite;
 mod runtime;
 mod target;
+mod transport;
 mod upload;
 
 use std::fmt;
@@ -29,9 +32,10 @@ use retry::Failure;
 use runtime::block_on;
 
 pub use options::{Addressing, RemoteOptions, S3Options};
+pub use presigned::unfinished_uploads;
+pub(crate) use rewrite::replace_front;
 pub use target::RemoteLocation;
 pub(crate) use upload::MultipartOutput;
-pub use upload::unfinished_uploads;
 
 /// First request: the front of most models, and 256 KiB indices of the reference with the first tensor header.
 const FIRST_REQUEST: u64 = 512 << 10;
@@ -124,7 +128,7 @@ impl RangeRead for RemoteFile {
             let before = out.written;
             loop {
                 let from = out.written;
-                match self.transfer(offset + from..end, &mut out).await {
+                match retries.within(self.transfer(offset + from..end, &mut out)).await {
                     Ok(()) => {
                         self.gate.done(permit, out.written - before);
                         return Ok(());

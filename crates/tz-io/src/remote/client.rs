@@ -1,6 +1,6 @@
 //! One ranged GET at a time. Owns [`Client`]: requests, answers and what they say about the object.
 
-use std::io;
+use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,14 +10,12 @@ use http::{HeaderMap, StatusCode, header};
 
 use super::object::Signed;
 use super::options::RemoteOptions;
-use super::retry::{Failure, Retries};
+use super::retry::{Failure, Retries, refusal};
 use super::target::{RemoteKind, RemoteLocation};
+use super::transport::{cause, http_client};
 use crate::error::IoError;
 use crate::source::SourceCounters;
 use crate::stats::Counter;
-
-/// Time to reach a server before another try.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What tells one version of an object from the next.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,7 +78,7 @@ impl Body {
                 self.counters.bytes.add(frame.as_ref().map_or(0, |frame| frame.len() as u64));
                 Ok(frame)
             }
-            Ok(Err(error)) => Err(Failure::transient(error.without_url())),
+            Ok(Err(error)) => Err(Failure::transient(cause(error))),
             Err(_) => {
                 self.counters.stalls.add(1);
                 Err(Failure::stalled(self.stall_timeout))
@@ -99,7 +97,6 @@ pub(crate) struct Counters {
 }
 
 /// Sends requests for one object.
-#[derive(Debug)]
 pub(crate) struct Client {
     http: reqwest::Client,
     target: Target,
@@ -108,10 +105,16 @@ pub(crate) struct Client {
     counters: Arc<Counters>,
 }
 
-#[derive(Debug)]
+/// Where requests go; the query of a presigned URL must not be printed.
 enum Target {
     Url(url::Url),
     Signed(Signed),
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 impl Client {
@@ -154,19 +157,25 @@ impl Client {
             let result = async {
                 let mut answer = self.get(range.clone(), None).await?;
                 let mut first = Vec::new();
-                while answer.ranged {
-                    let Some(frame) = self.frame(&mut answer.body).await? else {
-                        break;
-                    };
-                    first.extend_from_slice(&frame);
+                if !answer.ranged {
+                    return Ok((answer, Bytes::new()));
                 }
-                let promised = answer.total.map_or(range.end, |total| total.min(range.end));
-                if answer.ranged && first.len() as u64 != promised {
-                    return Err(Failure::transient("the body ended early"));
+                let total = answer.total.ok_or_else(|| {
+                    Failure::permanent("the server does not say how long the object is")
+                })?;
+                // What the server sends beyond that, an endless body or the text of a refusal, is left unread.
+                let mut left = usize::try_from(total.min(range.end)).unwrap_or(usize::MAX);
+                while left > 0 {
+                    let Some(frame) = self.frame(&mut answer.body).await? else {
+                        return Err(Failure::transient("the body ended early"));
+                    };
+                    let frame = frame.slice(..frame.len().min(left));
+                    left -= frame.len();
+                    first.extend_from_slice(&frame);
                 }
                 Ok((answer, Bytes::from(first)))
             };
-            match result.await {
+            match retries.within(result).await {
                 Ok(found) => return Ok(found),
                 Err(failure) => retries.wait(failure, false, &self.name).await?,
             }
@@ -195,9 +204,9 @@ impl Client {
         let response = match sent {
             Ok(Ok(response)) => response,
             Ok(Err(error)) if error.is_redirect() || error.is_builder() => {
-                return Err(Failure::permanent(error.without_url()));
+                return Err(Failure::permanent(cause(error)));
             }
-            Ok(Err(error)) => return Err(Failure::transient(Chained(error.without_url()))),
+            Ok(Err(error)) => return Err(Failure::transient(cause(error))),
             Err(_) => {
                 self.counters.stalls.add(1);
                 return Err(Failure::stalled(self.options.stall_timeout));
@@ -228,9 +237,9 @@ impl Client {
                 (total, true)
             }
             StatusCode::OK => (response.content_length(), false),
-            // An empty object has no byte 0: the answer to `bytes=0-` is 416 with its length.
+            // An empty object has no byte 0: the answer to `bytes=0-` is 416, from most servers with its length.
             StatusCode::RANGE_NOT_SATISFIABLE
-                if range.start == 0 && content_range == Some("bytes */0") =>
+                if range.start == 0 && matches!(content_range, None | Some("bytes */0")) =>
             {
                 (Some(0), true)
             }
@@ -249,26 +258,6 @@ impl Client {
     }
 }
 
-/// A client that reuses connections, trusts `ca_bundle` beside the system's certificates, follows redirects and
-/// honours `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`.
-pub(crate) fn http_client(options: &RemoteOptions, name: &str) -> Result<reqwest::Client, IoError> {
-    let mut builder = reqwest::Client::builder()
-        .connect_timeout(CONNECT_TIMEOUT)
-        .http1_only()
-        .tcp_nodelay(true)
-        .user_agent(concat!("tz/", env!("CARGO_PKG_VERSION")));
-    if let Some(path) = &options.ca_bundle {
-        let shown = path.display().to_string();
-        let pem = std::fs::read(path).map_err(IoError::io(&shown, "read certificates from"))?;
-        let invalid =
-            |error| IoError::io(&shown, "read certificates from")(io::Error::other(error));
-        for certificate in reqwest::Certificate::from_pem_bundle(&pem).map_err(invalid)? {
-            builder = builder.add_root_certificate(certificate);
-        }
-    }
-    builder.build().map_err(|error| IoError::io(name, "set up HTTP")(io::Error::other(error)))
-}
-
 /// `bytes start-end/total`, total possibly `*`.
 fn parse_content_range(text: &str) -> Option<(u64, Option<u64>)> {
     let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
@@ -278,45 +267,6 @@ fn parse_content_range(text: &str) -> Option<(u64, Option<u64>)> {
         total => Some((start, Some(total.parse().ok()?))),
     }
 }
-
-/// What a status other than success means for another try.
-fn refusal(status: StatusCode, headers: &HeaderMap, conditional: bool) -> Failure {
-    let why = format!("the server answered {status}");
-    match status {
-        StatusCode::PRECONDITION_FAILED if conditional => Failure::changed(),
-        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
-            Failure::busy(why, retry_after(headers))
-        }
-        _ if status.is_server_error() => Failure::busy(why, retry_after(headers)),
-        StatusCode::NOT_FOUND => Failure::refused(io::ErrorKind::NotFound, why),
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-            Failure::refused(io::ErrorKind::PermissionDenied, why)
-        }
-        StatusCode::RANGE_NOT_SATISFIABLE if conditional => Failure::changed(),
-        _ => Failure::permanent(why),
-    }
-}
-
-/// Seconds; the HTTP-date form is rare and waits as usual.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    headers.get(header::RETRY_AFTER)?.to_str().ok()?.parse().ok().map(Duration::from_secs)
-}
-
-/// An error that prints its causes: `reqwest` keeps "connection refused" in the last of them.
-#[derive(Debug)]
-struct Chained(reqwest::Error);
-
-impl std::fmt::Display for Chained {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut last: &dyn std::error::Error = &self.0;
-        while let Some(source) = last.source() {
-            last = source;
-        }
-        write!(f, "{last}")
-    }
-}
-
-impl std::error::Error for Chained {}
 
 #[cfg(test)]
 mod tests {

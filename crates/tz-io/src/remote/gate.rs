@@ -3,7 +3,7 @@
 //! It starts low and doubles while doubling raises the throughput; the first doubling that does not is taken back.
 //! So a link that one connection fills is not flooded, and a store that serves each connection slowly gets many.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -25,37 +25,37 @@ pub(crate) struct Gate {
 
 #[derive(Debug)]
 struct State {
-    /// Permits given out or free; `None` once settled.
-    growing: Option<usize>,
+    /// Requests that may be in flight once the surplus is gone.
+    places: usize,
+    /// Permits to take out of circulation as they come back.
+    surplus: usize,
+    /// Whether the number still follows the link.
+    tuning: bool,
     best_rate: f64,
     window: Option<Instant>,
     bytes: u64,
     requests: usize,
-    /// Permits to take out of circulation as they come back.
-    surplus: usize,
 }
 
 impl Gate {
     pub(crate) fn new() -> Self {
         let state = State {
-            growing: Some(START),
+            places: START,
+            surplus: 0,
+            tuning: true,
             best_rate: 0.0,
             window: None,
             bytes: 0,
             requests: 0,
-            surplus: 0,
         };
         Self { permits: Semaphore::new(START), state: Mutex::new(state) }
     }
 
-    /// The caller chose: no tuning. Takes effect before the first request of a load.
+    /// The caller chose, for the loads from now on: no tuning.
     pub(crate) fn fix(&self, readers: usize) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(now) = state.growing.take() {
-            self.permits.add_permits(readers.saturating_sub(now).min(Semaphore::MAX_PERMITS / 2));
-            let fewer = now.saturating_sub(readers);
-            state.surplus = fewer - self.permits.forget_permits(fewer);
-        }
+        let mut state = self.state();
+        state.tuning = false;
+        self.resize(&mut state, readers.clamp(1, Semaphore::MAX_PERMITS / 2));
     }
 
     /// Waits for a place. The semaphore is never closed.
@@ -65,38 +65,119 @@ impl Gate {
 
     /// Notes a finished request and gives its place back.
     pub(crate) fn done(&self, permit: Option<SemaphorePermit<'_>>, bytes: u64) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
         if let (Some(left), Some(permit)) = (state.surplus.checked_sub(1), permit) {
             state.surplus = left;
             permit.forget();
         }
-        let Some(now) = state.growing else { return };
+        self.tune(&mut state, bytes, Instant::now());
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn resize(&self, state: &mut State, places: usize) {
+        match places.checked_sub(state.places) {
+            Some(more) => {
+                let kept = more.min(state.surplus);
+                state.surplus -= kept;
+                self.permits.add_permits(more - kept);
+            }
+            None => {
+                let fewer = state.places - places;
+                state.surplus += fewer - self.permits.forget_permits(fewer);
+            }
+        }
+        state.places = places;
+    }
+
+    fn tune(&self, state: &mut State, bytes: u64, now: Instant) {
+        if !state.tuning {
+            return;
+        }
         state.bytes += bytes;
         state.requests += 1;
         let Some(since) = state.window else {
             // The first answers pay for connections; the window opens after them.
-            if state.requests >= now {
-                (state.window, state.bytes, state.requests) = (Some(Instant::now()), 0, 0);
+            if state.requests >= state.places {
+                (state.window, state.bytes, state.requests) = (Some(now), 0, 0);
             }
             return;
         };
-        let elapsed = since.elapsed();
-        if state.requests < now * 2 || elapsed < SHORTEST_WINDOW {
+        let elapsed = now.saturating_duration_since(since);
+        if state.requests < state.places * 2 || elapsed < SHORTEST_WINDOW {
             return;
         }
         #[expect(clippy::cast_precision_loss, reason = "a rate needs no more than 53 bits")]
         let rate = state.bytes as f64 / elapsed.as_secs_f64();
         (state.window, state.bytes, state.requests) = (None, 0, 0);
         if rate < state.best_rate * WORTHWHILE {
-            state.surplus = now / 2 - self.permits.forget_permits(now / 2);
-            state.growing = None;
-            tracing::debug!(requests_in_flight = now / 2, "concurrency settled");
-        } else if now * 2 > CEILING {
-            state.growing = None;
+            state.tuning = false;
+            self.resize(state, state.places / 2);
+            tracing::debug!(requests_in_flight = state.places, "concurrency settled");
+        } else if state.places * 2 > CEILING {
+            state.tuning = false;
         } else {
             state.best_rate = rate;
-            state.growing = Some(now * 2);
-            self.permits.add_permits(now);
+            self.resize(state, state.places * 2);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Places after many requests over a link that gains nothing from more than `useful` connections.
+    fn settled(useful: usize) -> usize {
+        const PIECE: u64 = 8 << 20;
+        let gate = Gate::new();
+        let mut now = Instant::now();
+        for _ in 0..1000 {
+            let mut state = gate.state();
+            // 64 MiB/s a connection.
+            now += Duration::from_millis(125) / u32::try_from(state.places.min(useful)).unwrap();
+            gate.tune(&mut state, PIECE, now);
+            assert!(state.places <= CEILING);
+        }
+        let state = gate.state();
+        assert!(!state.tuning);
+        assert_eq!(gate.permits.available_permits(), state.places + state.surplus);
+        state.places
+    }
+
+    #[test]
+    fn concurrency_follows_the_link() {
+        assert_eq!(settled(1), START, "one connection fills the link");
+        assert_eq!(settled(4), 4);
+        assert_eq!(settled(8), 8);
+        assert_eq!(settled(16), 16);
+        assert_eq!(settled(1000), CEILING, "every connection is slow");
+    }
+
+    #[test]
+    fn a_caller_may_choose_more_than_once() {
+        let gate = Gate::new();
+        for readers in [1, 40, 3, 7, 7, 0] {
+            gate.fix(readers);
+            assert_eq!(gate.permits.available_permits(), readers.max(1));
+        }
+    }
+
+    #[tokio::test]
+    async fn places_in_use_go_as_they_come_back() {
+        let gate = Gate::new();
+        gate.fix(3);
+        let (first, second, third) =
+            (gate.acquire().await, gate.acquire().await, gate.acquire().await);
+        gate.fix(1);
+        gate.done(first, 1);
+        assert_eq!(gate.permits.available_permits(), 0, "one is allowed and two are out");
+        gate.fix(2);
+        gate.done(second, 1);
+        assert_eq!(gate.permits.available_permits(), 1);
+        gate.done(third, 1);
+        assert_eq!(gate.permits.available_permits(), 2);
     }
 }

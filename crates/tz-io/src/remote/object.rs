@@ -17,8 +17,10 @@ use url::Url;
 
 use super::credentials::{self, Resolved};
 use super::options::{Addressing, RemoteOptions};
+use super::presigned::answered;
 use super::retry::Failure;
 use super::target::{RemoteKind, RemoteLocation, StoreKind};
+use super::transport::{Last, has_system_certificates};
 use crate::error::IoError;
 
 /// How long a signed URL is valid.
@@ -57,9 +59,7 @@ impl Signed {
         let RemoteKind::Object { store, bucket, key } = &location.kind else {
             return Err(IoError::Unsupported { location: name, why: "not an object of a store" });
         };
-        let failed = |error: object_store::Error| {
-            IoError::io(&name, "set up access to")(io::Error::other(error))
-        };
+        let failed = |error| failed(&name, "set up access to")(error);
         let path = Path::parse(key).map_err(|_| IoError::Unsupported {
             location: name.clone(),
             why: "the key has empty or relative segments",
@@ -100,8 +100,8 @@ impl Signed {
         }
         let made = Instant::now();
         let signed = self.store.signed_url(method.clone(), &self.path, SIGNED_FOR).await;
-        let mut url =
-            signed.map_err(|error| Failure::permanent(format!("no credentials: {error}")))?;
+        let mut url = signed
+            .map_err(|error| Failure::permanent(format!("no credentials: {}", reason(&error))))?;
         if self.anonymous {
             // Signed with placeholders only to learn the address.
             url.set_query(None);
@@ -114,6 +114,38 @@ impl Signed {
 
     pub(crate) fn name(&self) -> &str {
         &self.name
+    }
+}
+
+/// An error of the store's as one of ours.
+pub(crate) fn failed(
+    name: &str,
+    doing: &'static str,
+) -> impl FnOnce(object_store::Error) -> IoError + use<> {
+    let name = name.to_owned();
+    move |error| {
+        let kind = match &error {
+            object_store::Error::NotFound { .. } => io::ErrorKind::NotFound,
+            object_store::Error::PermissionDenied { .. }
+            | object_store::Error::Unauthenticated { .. } => io::ErrorKind::PermissionDenied,
+            object_store::Error::AlreadyExists { .. } => io::ErrorKind::AlreadyExists,
+            _ => io::ErrorKind::Other,
+        };
+        IoError::io(&name, doing)(io::Error::new(kind, reason(&error)))
+    }
+}
+
+/// The last cause, without URLs and without what a server echoes: either may hold secrets.
+pub(crate) fn reason(error: &object_store::Error) -> String {
+    let text = Last(error).to_string();
+    // Their only public trace of a status is this text.
+    match text.split_once("status code: ") {
+        Some((_, rest)) => {
+            let (status, body) = rest.split_once(": ").unwrap_or((rest, ""));
+            answered(status.trim_end_matches(':'), body)
+        }
+        None if text.contains("error response") => answered("200 OK", &text),
+        None => text,
     }
 }
 
@@ -131,7 +163,9 @@ fn client_options(options: &RemoteOptions, name: &str) -> Result<ClientOptions, 
     let mut client = ClientOptions::new()
         .with_timeout_disabled()
         .with_read_timeout(options.stall_timeout * 4)
-        .with_allow_http(true);
+        .with_allow_http(true)
+        // A bare container has none, and speaks plain HTTP all the same.
+        .with_no_system_certificates(options.ca_bundle.is_none() && !has_system_certificates());
     if let Some(path) = &options.ca_bundle {
         let shown = path.display().to_string();
         let pem = std::fs::read(path).map_err(IoError::io(&shown, "read certificates from"))?;

@@ -1,8 +1,11 @@
 //! Which failures are worth another try, and when. Owns [`Failure`] and [`Retries`].
 
+use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use http::{HeaderMap, StatusCode, header};
 
 use super::client::Counters;
 use crate::error::IoError;
@@ -39,6 +42,11 @@ impl Failure {
         Self { kind: Kind::Transient(None), source: io::Error::new(io::ErrorKind::TimedOut, why) }
     }
 
+    fn late() -> Self {
+        let why = "the transfer was still under way";
+        Self { kind: Kind::Transient(None), source: io::Error::new(io::ErrorKind::TimedOut, why) }
+    }
+
     pub(crate) fn busy(why: String, retry_after: Option<Duration>) -> Self {
         Self {
             kind: Kind::Transient(retry_after),
@@ -70,6 +78,30 @@ impl Failure {
     }
 }
 
+/// What a status other than success means for another try.
+pub(crate) fn refusal(status: StatusCode, headers: &HeaderMap, conditional: bool) -> Failure {
+    let why = format!("the server answered {status}");
+    match status {
+        StatusCode::PRECONDITION_FAILED if conditional => Failure::changed(),
+        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => {
+            Failure::busy(why, retry_after(headers))
+        }
+        StatusCode::NOT_IMPLEMENTED => Failure::permanent(why),
+        _ if status.is_server_error() => Failure::busy(why, retry_after(headers)),
+        StatusCode::NOT_FOUND => Failure::refused(io::ErrorKind::NotFound, why),
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+            Failure::refused(io::ErrorKind::PermissionDenied, why)
+        }
+        StatusCode::RANGE_NOT_SATISFIABLE if conditional => Failure::changed(),
+        _ => Failure::permanent(why),
+    }
+}
+
+/// Seconds; the HTTP-date form is rare and waits as usual.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    headers.get(header::RETRY_AFTER)?.to_str().ok()?.parse().ok().map(Duration::from_secs)
+}
+
 /// Tries left for one range.
 #[derive(Debug)]
 pub(crate) struct Retries {
@@ -83,6 +115,20 @@ impl Retries {
     pub(crate) fn new(most: u32, deadline: Option<Duration>, counters: Arc<Counters>) -> Self {
         let deadline = deadline.and_then(|deadline| Instant::now().checked_add(deadline));
         Self { left: most, most, deadline, counters }
+    }
+
+    /// Runs one try, for as long as the deadline allows: a transfer that crawls never stalls.
+    pub(crate) async fn within<T>(
+        &self,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        match self.deadline {
+            Some(deadline) => match tokio::time::timeout_at(deadline.into(), work).await {
+                Ok(result) => result,
+                Err(_) => Err(Failure::late()),
+            },
+            None => work.await,
+        }
     }
 
     /// Waits before the next try. Progress since the last one restores the tries: a slow, flaky link that moves is

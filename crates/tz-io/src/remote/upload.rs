@@ -6,18 +6,17 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use object_store::multipart::PartId;
-use object_store::path::Path;
-use object_store::signer::SignedUrlOptions;
 use object_store::{MultipartId, PutMode, PutOptions, PutPayload};
+use tokio::sync::watch;
 
-use super::client::http_client;
-use super::object::{SIGNED_FOR, Signed};
+use super::object::{Signed, failed, reason};
 use super::options::RemoteOptions;
+use super::presigned::complete_if_absent;
 use super::runtime::{block_on, runtime};
 use super::target::{RemoteKind, RemoteLocation, StoreKind};
 use crate::error::IoError;
@@ -31,6 +30,9 @@ const MIN_PART_LEN: u64 = 5 << 20;
 const MAX_PARTS: u64 = 10_000;
 /// Part lengths are rounded up to this.
 const PART_QUANTUM: u64 = 1 << 20;
+/// Time that parts on their way get to arrive before a failed upload is aborted: an abort that overtakes a part
+/// leaves it behind.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// An upload in progress.
 #[derive(Debug)]
@@ -51,6 +53,38 @@ struct Shared {
     id: Option<MultipartId>,
     state: Mutex<State>,
     changed: Condvar,
+    /// Set to break off the parts on their way.
+    stopped: watch::Sender<bool>,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends one part, or the whole object.
+    async fn put(
+        &self,
+        part: u64,
+        payload: PutPayload,
+        mode: PutMode,
+    ) -> Result<PartId, object_store::Error> {
+        let Signed { store, path, .. } = &self.signed;
+        match &self.id {
+            Some(id) => {
+                let part = usize::try_from(part).unwrap_or(usize::MAX);
+                store.put_part(path, id, part, payload).await
+            }
+            None => {
+                let put = store.put_opts(path, payload, PutOptions::from(mode)).await?;
+                Ok(PartId { content_id: put.e_tag.unwrap_or_default() })
+            }
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -103,8 +137,8 @@ impl MultipartOutput {
                 let id = signed.store.create_multipart(&signed.path).await;
                 Some(id.map_err(failed(&name, "start an upload to"))?)
             };
-            let shared = Shared { signed, id, state: Mutex::default(), changed: Condvar::new() };
-            // Parts in the making do not count against progress: see `buffer`.
+            let (state, changed) = (Mutex::default(), Condvar::new());
+            let shared = Shared { signed, id, state, changed, stopped: watch::Sender::new(false) };
             let most_buffers = usize::try_from(memory / part_len).unwrap_or(usize::MAX).max(2);
             Ok(Self {
                 shared: Arc::new(shared),
@@ -124,14 +158,14 @@ impl MultipartOutput {
 
     /// Copies `bytes` into one part; gives the part back once it is full.
     fn fill(&self, part: u64, at: usize, bytes: &[u8]) -> Result<Option<Vec<u8>>, IoError> {
-        let mut state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.shared.state();
         // Waiting makes sense only for parts on their way: those in the making may need this very thread.
         while !state.filling.contains_key(&part)
             && state.failed.is_none()
             && state.sending > 0
             && state.sending + state.filling.len() >= self.most_buffers
         {
-            state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.shared.wait(state);
         }
         if let Some(error) = state.failed.take() {
             return Err(failed(self.name(), "upload to")(error));
@@ -157,27 +191,21 @@ impl MultipartOutput {
         let mode = if self.create_only { PutMode::Create } else { PutMode::Overwrite };
         runtime().spawn(async move {
             let payload = PutPayload::from(Bytes::from(bytes));
-            let Signed { store, path, .. } = &shared.signed;
-            let result = match &shared.id {
-                Some(id) => {
-                    store
-                        .put_part(path, id, usize::try_from(part).unwrap_or(usize::MAX), payload)
-                        .await
-                }
-                None => store
-                    .put_opts(path, payload, PutOptions::from(mode))
-                    .await
-                    .map(|put| PartId { content_id: put.e_tag.unwrap_or_default() }),
+            let mut stopped = shared.stopped.subscribe();
+            let result = tokio::select! {
+                result = shared.put(part, payload, mode) => Some(result),
+                _ = stopped.wait_for(|stopped| *stopped) => None,
             };
-            let mut state = shared.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut state = shared.state();
             state.sending -= 1;
             match result {
-                Ok(id) => {
+                Some(Ok(id)) => {
                     state.sent.insert(part, id);
                 }
-                Err(error) => {
+                Some(Err(error)) => {
                     state.failed.get_or_insert(error);
                 }
+                None => {}
             }
             shared.changed.notify_all();
         });
@@ -185,10 +213,15 @@ impl MultipartOutput {
 
     /// Waits for the parts and makes the object visible.
     pub(crate) fn finish(mut self) -> Result<(), IoError> {
+        if self.file_len == 0 {
+            self.shared.state().sending += 1;
+            self.send(0, Vec::new());
+        }
         let parts = self.parts()?;
         if let Some(id) = &self.shared.id {
             if self.create_only {
-                block_on(self.complete_if_absent(id, &parts))?;
+                let Self { shared, options, .. } = &self;
+                block_on(complete_if_absent(&shared.signed, id, &parts, options))?;
             } else {
                 let Signed { store, path, .. } = &self.shared.signed;
                 let done = block_on(store.complete_multipart(path, id, parts));
@@ -200,9 +233,9 @@ impl MultipartOutput {
     }
 
     fn parts(&self) -> Result<Vec<PartId>, IoError> {
-        let mut state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.shared.state();
         while state.sending > 0 && state.failed.is_none() {
-            state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.shared.wait(state);
         }
         match state.failed.take() {
             Some(
@@ -218,46 +251,6 @@ impl MultipartOutput {
         let parts: Option<Vec<PartId>> = (0..count).map(|part| state.sent.remove(&part)).collect();
         let missing = || io::Error::other("a part was never written");
         parts.ok_or_else(|| IoError::io(self.name(), "complete the upload to")(missing()))
-    }
-
-    /// Completes with `If-None-Match: *`, which `object_store` does not offer for multipart uploads.
-    async fn complete_if_absent(&self, id: &MultipartId, parts: &[PartId]) -> Result<(), IoError> {
-        let name = self.name();
-        let doing = "complete the upload to";
-        let mut headers = HeaderMap::new();
-        headers.insert(header::IF_NONE_MATCH, HeaderValue::from_static("*"));
-        let mut sign = SignedUrlOptions::new().with_query([("uploadId", id.as_str())]);
-        sign.signed_headers.clone_from(&headers);
-        let Signed { store, path, .. } = &self.shared.signed;
-        let url = store
-            .signed_url_opts(Method::POST, path, SIGNED_FOR, &sign)
-            .await
-            .map_err(failed(name, doing))?;
-        let mut body = String::from("<CompleteMultipartUpload>");
-        for (number, part) in (1..).zip(parts) {
-            let tag =
-                part.content_id.replace('&', "&amp;").replace('<', "&lt;").replace('"', "&quot;");
-            let number: u32 = number;
-            body.push_str(&format!(
-                "<Part><PartNumber>{number}</PartNumber><ETag>{tag}</ETag></Part>"
-            ));
-        }
-        body.push_str("</CompleteMultipartUpload>");
-        let http = http_client(&self.options, name)?;
-        let sent = http.post(url).headers(headers).body(body).send().await;
-        let network =
-            |error: reqwest::Error| IoError::io(name, doing)(io::Error::other(error.without_url()));
-        let response = sent.map_err(network)?;
-        let status = response.status();
-        let text = response.text().await.map_err(network)?;
-        match status {
-            StatusCode::PRECONDITION_FAILED | StatusCode::CONFLICT => Err(exists(name)),
-            // The store may keep the connection alive and answer 200 before it knows.
-            StatusCode::OK if !text.contains("<Error>") => Ok(()),
-            _ => Err(IoError::io(name, doing)(io::Error::other(format!(
-                "the server answered {status}"
-            )))),
-        }
     }
 }
 
@@ -283,15 +276,29 @@ impl Drop for MultipartOutput {
     fn drop(&mut self) {
         if let (false, Some(id)) = (self.finished, &self.shared.id) {
             let Signed { store, path, .. } = &self.shared.signed;
-            // Parts still on their way would survive an abort that overtakes them.
-            let mut state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let on_their_way = |state: &mut State| state.sending > 0;
+            let waited =
+                self.shared.changed.wait_timeout_while(self.shared.state(), GRACE, on_their_way);
+            drop(waited);
+            self.shared.stopped.send_replace(true);
+            let mut state = self.shared.state();
             while state.sending > 0 {
-                state = self.shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state = self.shared.wait(state);
             }
             drop(state);
-            if let Err(error) = block_on(store.abort_multipart(path, id)) {
-                tracing::warn!(location = self.name(), upload = id, %error, "the unfinished upload could not be removed");
-            }
+            let patience = self.options.stall_timeout;
+            let abort = tokio::time::timeout(patience, store.abort_multipart(path, id));
+            let why = match block_on(async { abort.await }) {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => reason(&error),
+                Err(_) => format!("no answer for {patience:?}"),
+            };
+            tracing::warn!(
+                location = self.name(),
+                upload = id,
+                error = why,
+                "the unfinished upload could not be removed"
+            );
         }
     }
 }
@@ -302,90 +309,8 @@ fn part_len(file_len: u64, memory: u64) -> u64 {
     wanted.max(file_len.div_ceil(MAX_PARTS)).next_multiple_of(PART_QUANTUM)
 }
 
-fn exists(name: &str) -> IoError {
+pub(crate) fn exists(name: &str) -> IoError {
     IoError::io(name, "create")(io::ErrorKind::AlreadyExists.into())
-}
-
-fn failed(name: &str, doing: &'static str) -> impl FnOnce(object_store::Error) -> IoError {
-    let name = name.to_owned();
-    move |error| {
-        let kind = match &error {
-            object_store::Error::NotFound { .. } => io::ErrorKind::NotFound,
-            object_store::Error::PermissionDenied { .. }
-            | object_store::Error::Unauthenticated { .. } => io::ErrorKind::PermissionDenied,
-            object_store::Error::AlreadyExists { .. } => io::ErrorKind::AlreadyExists,
-            _ => io::ErrorKind::Other,
-        };
-        IoError::io(&name, doing)(io::Error::new(kind, error))
-    }
-}
-
-/// Uploads of this object that were never completed, which is what a killed writer leaves, by upload id. `abort`
-/// removes them: only for who knows that no other writer is at work. Stores other than S3 clean up by themselves.
-///
-/// # Errors
-/// [`IoError::Io`] where the store does not list or remove uploads.
-pub fn unfinished_uploads(
-    location: &RemoteLocation,
-    options: &RemoteOptions,
-    abort: bool,
-) -> Result<Vec<String>, IoError> {
-    let name = location.to_string();
-    let RemoteKind::Object { store: StoreKind::S3, key, .. } = &location.kind else {
-        return Ok(Vec::new());
-    };
-    block_on(async {
-        let signed = Signed::new(location, options).await?;
-        let listing = list_uploads(&signed, key, options).await?;
-        let ids = upload_ids(&listing, key);
-        if abort {
-            for id in &ids {
-                let done = signed.store.abort_multipart(&signed.path, id).await;
-                done.map_err(failed(&name, "remove an unfinished upload of"))?;
-            }
-        }
-        Ok(ids)
-    })
-}
-
-/// `ListMultipartUploads`, which `object_store` does not offer.
-async fn list_uploads(
-    signed: &Signed,
-    key: &str,
-    options: &RemoteOptions,
-) -> Result<String, IoError> {
-    let name = signed.name();
-    let doing = "list unfinished uploads of";
-    let sign = SignedUrlOptions::new().with_query([("uploads", ""), ("prefix", key)]);
-    let url = signed.store.signed_url_opts(Method::GET, &Path::default(), SIGNED_FOR, &sign).await;
-    let url = url.map_err(failed(name, doing))?;
-    let network =
-        |error: reqwest::Error| IoError::io(name, doing)(io::Error::other(error.without_url()));
-    let response = http_client(options, name)?.get(url).send().await.map_err(network)?;
-    if !response.status().is_success() {
-        let why = format!("the server answered {}", response.status());
-        return Err(IoError::io(name, doing)(io::Error::other(why)));
-    }
-    response.text().await.map_err(network)
-}
-
-/// Upload ids of exactly `key` in a `ListMultipartUploadsResult`.
-fn upload_ids(listing: &str, key: &str) -> Vec<String> {
-    let element = |upload: &str, name: &str| {
-        let (_, rest) = upload.split_once(&format!("<{name}>"))?;
-        let (text, _) = rest.split_once(&format!("</{name}>"))?;
-        Some(
-            text.replace("&lt;", "<")
-                .replace("&gt;", ">")
-                .replace("&quot;", "\"")
-                .replace("&amp;", "&"),
-        )
-    };
-    let uploads = listing.split("<Upload>").skip(1);
-    uploads
-        .filter(|upload| element(upload, "Key").as_deref() == Some(key))
-        .filter_map(|u| element(u, "UploadId"))
-        .collect()
 }
 
 #[cfg(test)]
@@ -404,13 +329,5 @@ mod tests {
             }
         }
         assert_eq!(part_len(1 << 30, 64 << 20), 16 << 20);
-    }
-
-    #[test]
-    fn listings_name_uploads_of_the_very_key() {
-        let listing = "<ListMultipartUploadsResult><Upload><Key>a/b</Key><UploadId>1</UploadId></Upload>\
-            <Upload><Key>a/b.bak</Key><UploadId>2</UploadId></Upload><Upload><UploadId>3&amp;</UploadId>\
-            <Key>a/b</Key></Upload></ListMultipartUploadsResult>";
-        assert_eq!(upload_ids(listing, "a/b"), ["1", "3&"]);
     }
 }
