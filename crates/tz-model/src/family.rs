@@ -67,7 +67,6 @@ pub(crate) struct Source {
 
 /// How one module of vLLM is made. `{}` in a name is the layer's number; `.weight` and `.bias` are understood.
 #[derive(Debug, Clone, Copy)]
-#[expect(dead_code, reason = "the converter reads the rest")]
 pub(crate) struct Row {
     pub(crate) target: &'static str,
     /// Concatenated along the output dimension.
@@ -82,7 +81,6 @@ pub(crate) struct Row {
 
 /// A family that vLLM loads: rows in vLLM's order.
 #[derive(Debug, Clone, Copy)]
-#[expect(dead_code, reason = "the converter reads the rest")]
 pub(crate) struct Family {
     /// `model_type` of `config.json`.
     pub(crate) model_type: &'static str,
@@ -92,9 +90,37 @@ pub(crate) struct Family {
     pub(crate) layer: &'static [Row],
     pub(crate) after: &'static [Row],
     /// The checkpoint's embedding, of which a tied output head is a copy.
-    pub(crate) embedding: &'static str,
-    /// Prefixes that some checkpoints of the family leave out.
-    pub(crate) optional_prefixes: &'static [&'static str],
+    pub(crate) embedding: &'static [Source],
+    pub(crate) tied_head: TiedHead,
+    /// Prefix that some checkpoints of the family leave out.
+    pub(crate) optional_prefix: Option<&'static str>,
+    /// Endings of tensors that checkpoints carry and vLLM's loader skips: tables that the model computes itself.
+    pub(crate) ignored: &'static [&'static str],
+}
+
+/// Whether vLLM's model has an output head of its own where the configuration ties it to the embedding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TiedHead {
+    /// In every version.
+    Always,
+    /// Not up to 0.26, always from 0.30 on.
+    SinceUntying,
+}
+
+/// The output head that a checkpoint has of its own.
+pub(crate) const OWN_HEAD: &[Source] =
+    &[Source { name: "lm_head", pieces: &[Axis::Split(Size::Vocab)] }];
+
+/// The row of an output head that is made from `sources`.
+pub(crate) const fn head(sources: &'static [Source]) -> Row {
+    Row {
+        target: "lm_head",
+        sources,
+        input: Some(Axis::Whole(Size::Embedding)),
+        transposed: false,
+        weight: When::Always,
+        bias: When::Never,
+    }
 }
 
 impl Family {
@@ -134,7 +160,7 @@ impl Row {
 /// Every tensor that a checkpoint of this model has, in the family's order. A tied output head is left out.
 pub(crate) fn source_tensors(config: &ModelConfig) -> Vec<(String, Vec<u64>)> {
     let family = config.family;
-    let mut tensors: Vec<_> = Vec::new();
+    let mut tensors = Vec::new();
     let mut add = |rows: &[Row], layer| {
         for row in rows {
             tensors.extend(row.source_tensors(config, layer));
@@ -146,8 +172,7 @@ pub(crate) fn source_tensors(config: &ModelConfig) -> Vec<(String, Vec<u64>)> {
     }
     add(family.after, 0);
     if !config.tied {
-        let shape = vec![config.vocab, config.hidden_of_head()];
-        tensors.push(("lm_head.weight".to_owned(), shape));
+        add(&[head(OWN_HEAD)], 0);
     }
     tensors
 }

@@ -1,6 +1,7 @@
 //! What `config.json` says about a model's tensors. Owns [`ModelConfig`] and the defaults of each family.
 
 use serde_json::Value;
+use tz_format::Dtype;
 
 use super::{Family, Size, When};
 
@@ -23,6 +24,8 @@ pub(crate) struct ModelConfig {
     pub(crate) linear_bias: bool,
     pub(crate) affine_norm: bool,
     pub(crate) final_norm: bool,
+    /// The element type, where the configuration names one.
+    pub(crate) dtype: Option<Dtype>,
 }
 
 /// Most layers that a configuration may state; the deepest published models have about a hundred and thirty.
@@ -55,6 +58,20 @@ impl Fields<'_> {
         }
     }
 
+    /// `dtype`, which transformers called `torch_dtype` until version 5.
+    fn dtype(&self) -> Result<Option<Dtype>, String> {
+        let value = ["dtype", "torch_dtype"].iter().find_map(|name| self.0.get(name));
+        match value {
+            None | Some(Value::Null) => Ok(None),
+            Some(value) => {
+                let name = value.as_str().unwrap_or_default();
+                let name = name.strip_prefix("torch.").unwrap_or(name);
+                let dtype = Dtype::from_name(name);
+                dtype.map(Some).ok_or_else(|| format!("\"dtype\" is {value}"))
+            }
+        }
+    }
+
     fn switch(&self, name: &str, default: bool) -> Result<bool, String> {
         match self.0.get(name) {
             None | Some(Value::Null) => Ok(default),
@@ -65,6 +82,11 @@ impl Fields<'_> {
 }
 
 impl ModelConfig {
+    /// Whether there is a table for a model class.
+    pub(crate) fn knows(architecture: &str) -> bool {
+        Family::by_architecture(architecture).is_some()
+    }
+
     /// Reads a parsed `config.json`.
     ///
     /// # Errors
@@ -77,10 +99,10 @@ impl ModelConfig {
             .ok_or("\"architectures\" names no model class")?;
         let family = Family::by_architecture(architecture)
             .ok_or_else(|| format!("the architecture {architecture:?} is not a known family"))?;
-        let model_type = json.get("model_type").and_then(Value::as_str);
-        if model_type != Some(family.model_type) {
+        let model_type = json.get("model_type").unwrap_or(&Value::Null);
+        if model_type.as_str() != Some(family.model_type) {
             return Err(format!(
-                "\"model_type\" is {model_type:?}, {architecture} has {:?}",
+                "\"model_type\" is {model_type}, {architecture} has {:?}",
                 family.model_type
             ));
         }
@@ -123,6 +145,7 @@ impl ModelConfig {
             linear_bias: false,
             affine_norm: true,
             final_norm: true,
+            dtype: fields.dtype()?,
         })
     }
 
@@ -146,6 +169,7 @@ impl ModelConfig {
             linear_bias: true,
             affine_norm: true,
             final_norm: true,
+            dtype: fields.dtype()?,
         })
     }
 
@@ -173,6 +197,7 @@ impl ModelConfig {
             linear_bias: fields.switch("enable_bias", true)?,
             affine_norm,
             final_norm: final_norm && affine_norm,
+            dtype: fields.dtype()?,
         })
     }
 
@@ -190,6 +215,11 @@ impl ModelConfig {
         }
     }
 
+    /// Rows of vLLM's vocabulary: a multiple of 64, for the sake of its kernels.
+    pub(crate) fn padded_vocab(&self) -> u64 {
+        self.vocab.next_multiple_of(64)
+    }
+
     /// Whether a condition holds.
     pub(crate) fn has(&self, when: When) -> bool {
         match when {
@@ -202,11 +232,6 @@ impl ModelConfig {
             When::FinalNorm => self.final_norm,
             When::Projection => self.embedding != self.hidden,
         }
-    }
-
-    /// Width of the output head: that of the embedding.
-    pub(crate) fn hidden_of_head(&self) -> u64 {
-        self.embedding
     }
 }
 

@@ -5,7 +5,7 @@ use super::Size::{Embedding, HeadDim, Hidden, Intermediate, KeyValue, Positions,
 use super::When::{
     AffineNorm, Always, AttentionBias, FinalNorm, LinearBias, MlpBias, Never, Projection,
 };
-use super::{Axis, Family, Row, Source, When};
+use super::{Axis, Family, Row, Source, TiedHead, When};
 
 /// A linear layer with one source of the same name.
 const fn linear(target: &'static str, sources: &'static [Source], input: Axis, bias: When) -> Row {
@@ -33,8 +33,8 @@ macro_rules! from {
     };
 }
 
-const EMBED: Row =
-    linear("model.embed_tokens", from!("model.embed_tokens": Split(Vocab)), Whole(Hidden), Never);
+const EMBED_TOKENS: &[Source] = from!("model.embed_tokens": Split(Vocab));
+const EMBED: Row = linear("model.embed_tokens", EMBED_TOKENS, Whole(Hidden), Never);
 const FINAL_NORM: Row = norm("model.norm", from!("model.norm": Whole(Hidden)));
 
 const QKV: &[Source] = from!(
@@ -103,8 +103,10 @@ const LLAMA: Family = Family {
         POST_NORM,
     ],
     after: &[FINAL_NORM],
-    embedding: "model.embed_tokens.weight",
-    optional_prefixes: &[],
+    embedding: EMBED_TOKENS,
+    tied_head: TiedHead::Always,
+    optional_prefix: None,
+    ignored: &[".rotary_emb.inv_freq", ".rotary_emb.cos_cached", ".rotary_emb.sin_cached"],
 };
 
 /// Attention and feed-forward without any bias: the layer of Mistral and Gemma.
@@ -118,12 +120,18 @@ const MISTRAL: Family = Family {
     ..LLAMA
 };
 
-const GEMMA: Family =
-    Family { model_type: "gemma", architecture: "GemmaForCausalLM", layer: PLAIN_LAYER, ..LLAMA };
+const GEMMA: Family = Family {
+    model_type: "gemma",
+    architecture: "GemmaForCausalLM",
+    tied_head: TiedHead::SinceUntying,
+    layer: PLAIN_LAYER,
+    ..LLAMA
+};
 
 const QWEN2: Family = Family {
     model_type: "qwen2",
     architecture: "Qwen2ForCausalLM",
+    tied_head: TiedHead::SinceUntying,
     layer: &[qkv(Always), o_proj(Never), gate_up(Never), down(Never), INPUT_NORM, POST_NORM],
     ..LLAMA
 };
@@ -131,6 +139,7 @@ const QWEN2: Family = Family {
 const QWEN3: Family = Family {
     model_type: "qwen3",
     architecture: "Qwen3ForCausalLM",
+    tied_head: TiedHead::SinceUntying,
     layer: &[
         qkv(Never),
         o_proj(Never),
@@ -168,16 +177,13 @@ const PHI3: Family = Family {
     ..LLAMA
 };
 
+const OPT_EMBED_TOKENS: &[Source] = from!("model.decoder.embed_tokens": Split(Vocab));
+
 const OPT: Family = Family {
     model_type: "opt",
     architecture: "OPTForCausalLM",
     before: &[
-        linear(
-            "model.decoder.embed_tokens",
-            from!("model.decoder.embed_tokens": Split(Vocab)),
-            Whole(Embedding),
-            Never,
-        ),
+        linear("model.decoder.embed_tokens", OPT_EMBED_TOKENS, Whole(Embedding), Never),
         linear(
             "model.decoder.embed_positions",
             from!("model.decoder.embed_positions": Whole(Positions)),
@@ -249,15 +255,19 @@ const OPT: Family = Family {
         ),
     ],
     after: &[],
-    embedding: "model.decoder.embed_tokens.weight",
-    optional_prefixes: &["model."],
+    embedding: OPT_EMBED_TOKENS,
+    tied_head: TiedHead::SinceUntying,
+    optional_prefix: Some("model."),
+    ignored: &[],
 };
+
+const WTE: &[Source] = from!("transformer.wte": Split(Vocab));
 
 const GPT2: Family = Family {
     model_type: "gpt2",
     architecture: "GPT2LMHeadModel",
     before: &[
-        linear("transformer.wte", from!("transformer.wte": Split(Vocab)), Whole(Hidden), Never),
+        linear("transformer.wte", WTE, Whole(Hidden), Never),
         linear("transformer.wpe", from!("transformer.wpe": Whole(Positions)), Whole(Hidden), Never),
     ],
     layer: &[
@@ -285,8 +295,10 @@ const GPT2: Family = Family {
         ),
     ],
     after: &[layer_norm("transformer.ln_f", from!("transformer.ln_f": Whole(Hidden)), Always)],
-    embedding: "transformer.wte.weight",
-    optional_prefixes: &["transformer."],
+    embedding: WTE,
+    tied_head: TiedHead::Always,
+    optional_prefix: Some("transformer."),
+    ignored: &[".attn.bias", ".attn.masked_bias"],
 };
 
 /// Every family that this crate converts.

@@ -189,8 +189,7 @@ fn causal_masks(config: &Value) -> impl Iterator<Item = TensorDecl> {
 
 fn dense_tensors(config: &Value) -> Option<Vec<TensorDecl>> {
     let model = ModelConfig::from_json(config).ok()?;
-    let dtype = config.get("torch_dtype").and_then(Value::as_str);
-    let dtype = Dtype::from_name(dtype.unwrap_or("float32"))?;
+    let dtype = model.dtype.unwrap_or_else(|| Element::Float32.into());
     let decl = |(name, shape)| TensorDecl { name, dtype, shape };
     Some(source_tensors(&model).into_iter().map(decl).collect())
 }

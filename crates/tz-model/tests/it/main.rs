@@ -3,6 +3,10 @@
 mod agreement;
 mod directories;
 mod hostile;
+mod layout_dumps;
+mod layout_refusals;
+mod layout_slicing;
+mod layout_support;
 mod support;
 mod synthesis;
 mod torch;
