@@ -2,8 +2,8 @@
 
 use allocation_counter::measure;
 use tz_format::{
-    Element, FormatError, FrontDecoder, LayoutOptions, Limits, PathKey, Step, TensorHeader,
-    TensorPath, TensorSpec, testing,
+    Element, Extension, FormatError, FrontDecoder, Layout, LayoutOptions, Limits, PathKey, Step,
+    TensorHeader, TensorPath, TensorSpec, testing,
 };
 
 use crate::files::{compat, plain_extension};
@@ -94,15 +94,26 @@ fn every_limit_has_a_row() {
 /// The limit on headers leaves room for the tags of the smallest chunks, and for the largest alignment.
 #[test]
 fn limits_admit_what_the_planner_offers() {
-    let spec = || vec![TensorSpec::new("a", Element::Uint8, vec![8 << 20])];
+    let spec = |len| vec![TensorSpec::new("a", Element::Uint8, vec![len])];
     let mut options = LayoutOptions::default();
     options.cipher = Some(compat(None));
-    let tags = testing::build(spec(), options);
-    assert!(front(&tags).entries[0].header_len() > (8 << 20) / 64);
+    let layout = Layout::plan(spec(1 << 40), options).expect("writable");
+    let tags = layout.encode_front(&layout.options().extension).expect("planned");
+    assert!(front(&tags).entries[0].header_len() > (1 << 40) / 64);
     let mut options = LayoutOptions::default();
     options.alignment = 2 << 20;
-    let aligned = testing::build(spec(), options);
+    let aligned = testing::build(spec(1), options);
     assert_eq!(front(&aligned).entries[0].data_offset, 2 << 20);
+}
+
+/// Only what makes a value is counted: not a comma or bracket in a string, even behind an escaped quote.
+#[test]
+fn user_metadata_may_hold_long_text() {
+    let mut extension = Extension::default();
+    let text = "\\\",[{".repeat(20_000);
+    extension.user_metadata = serde_json::json!({ "text": text }).as_object().cloned();
+    let read = testing::decode_extension(&testing::encode_extension(&extension), 1);
+    assert_eq!(read, Ok(extension));
 }
 
 /// The most memory that reading the front, and then each header, held at once.

@@ -33,6 +33,15 @@ fn f08_every_prefix_of_a_valid_file_is_a_step() {
     }
 }
 
+/// The first byte is enough: nothing more is fetched of what cannot be a file of this format.
+#[test]
+fn another_kind_of_file_is_refused_at_its_first_byte() {
+    let decoder = FrontDecoder::new(Limits::default());
+    for prefix in [&b"P"[..], b"|T-", b"|TZR_"] {
+        assert_eq!(decoder.step(prefix), Err(FormatError::NotTensors), "{prefix:?}");
+    }
+}
+
 #[test]
 fn the_loop_ends_after_two_needs() {
     for (name, file) in every_file() {

@@ -53,6 +53,7 @@ pub(super) fn rows() -> Vec<Row> {
             cut("extension record length", RECORD + 2),
         ),
         row("record_runs_out", set(RECORD + 2, &[255; 4]), cut("extension record", RECORD + 6)),
+        row("no_digests", set(RECORD + 2, &[0]), bad(RECORD, "not one digest per tensor")),
         row(
             "digests_do_not_match_tensors",
             set(RECORD + 2, &[31]),

@@ -203,6 +203,7 @@ fn paths() -> Vec<Row> {
         bad_path("open_array", b"\x1e[1,2,34", "not a JSON array"),
         bad_path("not_json", b"\x1e[\"a\",b]", "not a JSON array"),
         bad_path("not_utf8_in_json", b"\x1e[\"\xff\"  ]", "not a JSON array"),
+        bad_path("carriage_return", b"\x1e[1,\r 2]", "line break in the JSON array"),
         bad_path("line_break", b"\x1e[1,\n 2]", "line break in the JSON array"),
         row(
             "path_twice",
