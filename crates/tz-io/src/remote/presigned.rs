@@ -43,8 +43,7 @@ pub(crate) async fn complete_if_absent(
     body.push_str("</CompleteMultipartUpload>");
     let request = http_client(options, name)?.post(url).headers(headers).body(body);
     // Whether a request whose answer was lost took effect cannot be told, and the next one would be refused.
-    let (status, text) =
-        send(request, options, |why| Failure::permanent(why), name, COMPLETING).await?;
+    let (status, text) = send(request, options, Failure::permanent, name, COMPLETING).await?;
     match status {
         StatusCode::PRECONDITION_FAILED | StatusCode::CONFLICT => Err(exists(name)),
         // The store may keep the connection alive and answer 200 before it knows.
@@ -92,8 +91,7 @@ async fn list_uploads(
     let sign = SignedUrlOptions::new().with_query([("uploads", ""), ("prefix", key)]);
     let url = signed.store.signed_url_opts(Method::GET, &Path::default(), SIGNED_FOR, &sign).await;
     let request = http_client(options, name)?.get(url.map_err(failed(name, LISTING))?);
-    let (status, text) =
-        send(request, options, |why| Failure::transient(why), name, LISTING).await?;
+    let (status, text) = send(request, options, Failure::transient, name, LISTING).await?;
     if status.is_success() { Ok(text) } else { Err(refused(status, &text, name, LISTING)) }
 }
 

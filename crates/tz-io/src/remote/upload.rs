@@ -287,8 +287,9 @@ impl Drop for MultipartOutput {
             }
             drop(state);
             let patience = self.options.stall_timeout;
-            let abort = tokio::time::timeout(patience, store.abort_multipart(path, id));
-            let why = match block_on(async { abort.await }) {
+            let abort = store.abort_multipart(path, id);
+            // A timer belongs to the runtime: it is made inside.
+            let why = match block_on(async { tokio::time::timeout(patience, abort).await }) {
                 Ok(Ok(())) => return,
                 Ok(Err(error)) => reason(&error),
                 Err(_) => format!("no answer for {patience:?}"),

@@ -1,0 +1,256 @@
+//! An HTTP/1 server on 127.0.0.1 that writes down what it is asked and fails on purpose. Owns [`Server`].
+
+pub(crate) mod body;
+pub(crate) mod fault;
+pub(crate) mod objects;
+pub(crate) mod proxy;
+pub(crate) mod s3;
+pub(crate) mod socket;
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use http::{HeaderMap, Method, Request, Response};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio::sync::Barrier;
+use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+
+use body::{Counted, ReplyBody};
+use fault::{Fault, Rule};
+use socket::{ResetSwitch, Socket};
+
+pub(crate) type Reply = Response<ReplyBody>;
+pub(crate) type ReplyFuture = Pin<Box<dyn Future<Output = Reply> + Send>>;
+
+/// Answers requests that no fault has taken.
+pub(crate) trait Site: Send + Sync + 'static {
+    fn reply(&self, request: Request<Incoming>) -> ReplyFuture;
+}
+
+/// One request as it came.
+#[derive(Debug, Clone)]
+pub(crate) struct Record {
+    /// Counted from 0.
+    pub(crate) number: usize,
+    pub(crate) method: Method,
+    /// Host of an absolute URI, as a proxy gets it.
+    pub(crate) host: Option<String>,
+    pub(crate) path: String,
+    pub(crate) query: Option<String>,
+    pub(crate) headers: HeaderMap,
+}
+
+impl Record {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    pub(crate) fn range(&self) -> Option<Range<u64>> {
+        let (start, last) = self.header("range")?.strip_prefix("bytes=")?.split_once('-')?;
+        Some(start.parse().ok()?..last.parse::<u64>().ok()? + 1)
+    }
+
+    /// A parameter of the query, decoded.
+    pub(crate) fn parameter(&self, name: &str) -> Option<String> {
+        let pairs = url::form_urlencoded::parse(self.query.as_deref()?.as_bytes());
+        let mut values = pairs.filter(|(key, _)| key == name).map(|(_, value)| value.into_owned());
+        values.next()
+    }
+}
+
+struct Shared {
+    site: Arc<dyn Site>,
+    rules: Mutex<Vec<Rule>>,
+    log: Mutex<Vec<Record>>,
+    in_flight: Arc<AtomicUsize>,
+    most_in_flight: AtomicUsize,
+    meeting: Mutex<Option<Arc<Barrier>>>,
+}
+
+/// Serves a site until it is dropped.
+pub(crate) struct Server {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    accepting: JoinHandle<()>,
+    scheme: &'static str,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+/// Threads of every server of the process.
+pub(crate) fn runtime() -> &'static Runtime {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    RUNTIME.get_or_init(|| {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads(2).thread_name("server").enable_all().build().expect("threads")
+    })
+}
+
+impl Server {
+    pub(crate) fn new(site: impl Site) -> Self {
+        Self::start(site, None)
+    }
+
+    /// Serves over TLS.
+    pub(crate) fn secure(site: impl Site, acceptor: TlsAcceptor) -> Self {
+        Self::start(site, Some(acceptor))
+    }
+
+    fn start(site: impl Site, tls: Option<TlsAcceptor>) -> Self {
+        let shared = Arc::new(Shared {
+            site: Arc::new(site),
+            rules: Mutex::default(),
+            log: Mutex::default(),
+            in_flight: Arc::default(),
+            most_in_flight: AtomicUsize::new(0),
+            meeting: Mutex::default(),
+        });
+        let listener = runtime().block_on(TcpListener::bind("127.0.0.1:0")).expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let accepting = runtime().spawn(accept(listener, tls, Arc::clone(&shared)));
+        Self { address, shared, accepting, scheme }
+    }
+
+    /// `http://127.0.0.1:port` and the path, which starts with a slash.
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("{}://{}{path}", self.scheme, self.address)
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Lets `fault` befall every request for which `when` holds, unless an earlier rule does.
+    pub(crate) fn fault(&self, when: impl Fn(&Record) -> bool + Send + 'static, fault: Fault) {
+        let rule = Rule { when: Box::new(when), fault };
+        self.shared.rules.lock().expect("no panic").push(rule);
+    }
+
+    /// Lets `fault` befall about this share of the requests after the first, the same numbers for the same seed.
+    pub(crate) fn fault_share(&self, share: f64, seed: u64, fault: Fault) {
+        let hit = move |record: &Record| {
+            let mut rng = fastrand::Rng::with_seed(seed ^ (record.number as u64) << 20);
+            record.number > 0 && rng.f64() < share
+        };
+        self.fault(hit, fault);
+    }
+
+    /// No faults from now on.
+    pub(crate) fn heal(&self) {
+        self.shared.rules.lock().expect("no panic").clear();
+    }
+
+    /// Answers requests in groups of this size only: fewer in flight wait for more.
+    pub(crate) fn meet(&self, size: usize) {
+        *self.shared.meeting.lock().expect("no panic") = Some(Arc::new(Barrier::new(size)));
+    }
+
+    /// Every request so far.
+    pub(crate) fn log(&self) -> Vec<Record> {
+        self.shared.log.lock().expect("no panic").clone()
+    }
+
+    /// How many requests there were so far.
+    pub(crate) fn requests(&self) -> usize {
+        self.shared.log.lock().expect("no panic").len()
+    }
+
+    /// Ranges asked for, from request `from` on, ascending.
+    pub(crate) fn ranges_from(&self, from: usize) -> Vec<Range<u64>> {
+        let mut ranges: Vec<_> = self.log().iter().skip(from).filter_map(Record::range).collect();
+        ranges.sort_by_key(|range| (range.start, range.end));
+        ranges
+    }
+
+    /// Most requests that were being answered at once.
+    pub(crate) fn most_in_flight(&self) -> usize {
+        self.shared.most_in_flight.load(Ordering::SeqCst)
+    }
+}
+
+async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Shared>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let (shared, tls) = (Arc::clone(&shared), tls.clone());
+        tokio::spawn(async move {
+            stream.set_nodelay(true).expect("a socket");
+            let reset = ResetSwitch::default();
+            let socket = Socket::new(stream, reset.clone());
+            match tls {
+                // A client that refuses the certificate ends the handshake.
+                Some(tls) => {
+                    if let Ok(stream) = tls.accept(socket).await {
+                        serve(stream, shared, reset).await;
+                    }
+                }
+                None => serve(socket, shared, reset).await,
+            }
+        });
+    }
+}
+
+async fn serve<S>(stream: S, shared: Arc<Shared>, reset: ResetSwitch)
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+{
+    let service = service_fn(move |request| {
+        let (shared, reset) = (Arc::clone(&shared), reset.clone());
+        async move { shared.answer(request, &reset).await }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    // Broken connections are what this server is for.
+    let _ = connection.await;
+}
+
+impl Shared {
+    async fn answer(&self, request: Request<Incoming>, reset: &ResetSwitch) -> io::Result<Reply> {
+        let counted = Counted::new(Arc::clone(&self.in_flight));
+        self.most_in_flight.fetch_max(counted.now, Ordering::SeqCst);
+        let record = self.note(&request);
+        let meeting = self.meeting.lock().expect("no panic").clone();
+        if let Some(meeting) = meeting {
+            meeting.wait().await;
+        }
+        let fault = {
+            let rules = self.rules.lock().expect("no panic");
+            rules.iter().find(|rule| (rule.when)(&record)).map(|rule| rule.fault.clone())
+        };
+        let reply = match fault {
+            Some(fault) => fault.befall(request, &*self.site, reset).await?,
+            None => self.site.reply(request).await,
+        };
+        let len = reply.headers().get(http::header::CONTENT_LENGTH);
+        let len = len.and_then(|len| len.to_str().ok()?.parse().ok());
+        Ok(reply.map(|body| body::counted(body, len, counted)))
+    }
+
+    fn note(&self, request: &Request<Incoming>) -> Record {
+        let mut log = self.log.lock().expect("no panic");
+        let record = Record {
+            number: log.len(),
+            method: request.method().clone(),
+            host: request.uri().host().map(str::to_owned),
+            path: request.uri().path().to_owned(),
+            query: request.uri().query().map(str::to_owned),
+            headers: request.headers().clone(),
+        };
+        log.push(record.clone());
+        record
+    }
+}
