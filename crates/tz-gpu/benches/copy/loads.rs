@@ -1,0 +1,182 @@
+//! Loads a file onto the device, with each setting varied by itself, beside the bus.
+
+use std::error::Error;
+use std::fmt;
+use std::io::IoSliceMut;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::json;
+use tz_format::Limits;
+use tz_gpu::{CudaDevice, GpuLoader, GpuOptions, Placement};
+use tz_io::{IoError, Location, PlanOptions, RangeRead, ReadOptions, Selection, TensorFile};
+
+use crate::{Job, emit, gigabytes, median};
+
+const MIB: usize = 1 << 20;
+
+/// One way to load.
+#[derive(Clone)]
+struct Way {
+    name: &'static str,
+    options: GpuOptions,
+    read: ReadOptions,
+}
+
+/// Measures every way; `best` is the rate from pinned memory in GB/s.
+pub(crate) fn run(
+    device: &CudaDevice,
+    job: &Job,
+    path: &Path,
+    best: f64,
+) -> Result<(), Box<dyn Error>> {
+    for way in ways(job.quick) {
+        measure(device, job, path, best, &way)?;
+    }
+    Ok(())
+}
+
+fn ways(quick: bool) -> Vec<Way> {
+    let plain = Way { name: "default", options: GpuOptions::local(), read: ReadOptions::default() };
+    let mut ways = vec![plain.clone()];
+    let mut add = |name, change: &dyn Fn(&mut Way)| {
+        let mut way = Way { name, ..plain.clone() };
+        change(&mut way);
+        ways.push(way);
+    };
+    add("unverified", &|way| way.read.verify = false);
+    if quick {
+        return ways;
+    }
+    for readers in [1, 2, 4, 8, 16, 32] {
+        add("readers", &|way| way.read.readers = Some(readers));
+    }
+    for mib in [1, 2, 4, 8, 16] {
+        add("buffers", &|way| way.options.buffer_bytes = mib * MIB);
+    }
+    for mib in [32, 64, 128, 512, 1024] {
+        add("ring", &|way| way.options.memory_limit = Some(mib << 20));
+    }
+    for streams in [1, 2, 4, 8] {
+        add("streams", &|way| way.options.streams = streams);
+    }
+    add("per tensor", &|way| way.options.placement = Placement::PerTensor);
+    ways
+}
+
+fn measure(
+    device: &CudaDevice,
+    job: &Job,
+    path: &Path,
+    best: f64,
+    way: &Way,
+) -> Result<(), Box<dyn Error>> {
+    let (mut totals, mut warm) = (Vec::new(), Vec::new());
+    let mut facts = json!({});
+    for _ in 0..job.repeats {
+        forget_peak();
+        // As a user has it: the ring is pinned meanwhile.
+        let start = std::time::Instant::now();
+        let mut loader = GpuLoader::new(device.clone(), way.options)?;
+        let file = open(path, way.options.buffer_bytes as u64)?;
+        let loaded = loader.load(&file, &Selection::all(), &way.read)?;
+        totals.push(start.elapsed().as_secs_f64());
+        let (copy, read) = (loaded.stats().copy, loaded.stats().read);
+        let peak = peak_bytes();
+        let bytes = read.bytes_delivered;
+        drop(loaded);
+        // Again with the ring that is there.
+        let again = loader.load(&file, &Selection::all(), &way.read)?;
+        warm.push(again.stats().wall.as_secs_f64());
+        facts = json!({
+            "way": way.name,
+            "readers": way.read.readers,
+            "verify": way.read.verify,
+            "buffer_bytes": way.options.buffer_bytes,
+            "ring_bytes": copy.pinned_bytes,
+            "streams": way.options.streams,
+            "bytes": bytes,
+            "host_peak_bytes": peak,
+            "host_peak_beyond_ring": peak.saturating_sub(copy.pinned_bytes),
+            "device_bytes": copy.device_bytes,
+            "copies": copy.copies,
+            "seconds_of_last": {
+                "pin": seconds(copy.pin), "allocate": seconds(copy.allocate),
+                "drain": seconds(copy.drain), "submit": seconds(copy.submit),
+                "convert": seconds(copy.convert), "fetch": seconds(read.fetch),
+                "verify": seconds(read.verify), "wait": seconds(read.wait),
+                "stalled_pinning": seconds(copy.stalls.pinning),
+                "stalled_copies": seconds(copy.stalls.copies),
+                "stalled_readers": seconds(copy.stalls.readers),
+            },
+        });
+        let gb = gigabytes(bytes);
+        if let Some(facts) = facts.as_object_mut() {
+            let (total, warm) = (gb / median(totals.clone()), gb / median(warm.clone()));
+            facts.insert("gb_s".to_owned(), total.into());
+            facts.insert("of_pinned".to_owned(), (total / best).into());
+            facts.insert("gb_s_ring_pinned_before".to_owned(), warm.into());
+            facts.insert("of_pinned_ring_pinned_before".to_owned(), (warm / best).into());
+        }
+    }
+    emit("load", facts);
+    Ok(())
+}
+
+fn seconds(duration: Duration) -> f64 {
+    duration.as_secs_f64()
+}
+
+/// Opens the file with pieces as long as the buffers, which plain local files do not have.
+fn open(path: &Path, piece_len: u64) -> Result<TensorFile, IoError> {
+    let inner = Location::File(path.to_owned()).open(&Default::default())?;
+    TensorFile::from_source(Box::new(Pieces { inner, piece_len }), &Limits::default())
+}
+
+/// A source that asks for pieces of another length.
+struct Pieces {
+    inner: Box<dyn RangeRead>,
+    piece_len: u64,
+}
+
+impl fmt::Debug for Pieces {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.fmt(f)
+    }
+}
+
+impl RangeRead for Pieces {
+    fn len(&self) -> Option<u64> {
+        self.inner.len()
+    }
+
+    fn read_into(&self, offset: u64, buffers: &mut [IoSliceMut<'_>]) -> Result<(), IoError> {
+        self.inner.read_into(offset, buffers)
+    }
+
+    fn max_readers(&self) -> usize {
+        self.inner.max_readers()
+    }
+
+    fn location(&self) -> &str {
+        self.inner.location()
+    }
+
+    fn plan_options(&self) -> PlanOptions {
+        let mut options = self.inner.plan_options();
+        options.piece_len = self.piece_len;
+        options
+    }
+}
+
+/// Lets the kernel count the peak of resident memory anew; where it does not, the peak of the whole run counts.
+fn forget_peak() {
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+}
+
+fn peak_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}
