@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser};
 use tz_format::Element;
 
+use crate::access::AccessArgs;
 use crate::commands::Command;
 use crate::exit::Exit;
 
@@ -15,8 +16,8 @@ const ABOUT: &str =
 const LONG_ABOUT: &str = "\
 Saves, loads and checks model tensors in CoreWeave's .tensors format, without Python.
 
-A SOURCE is a .tensors file, a .safetensors file, a directory of safetensors shards, or `-` for a .tensors stream \
-on standard input. Data goes to standard output, words and progress go to standard error.";
+A SOURCE is a .tensors file, a .safetensors file, a checkpoint directory, or `-` for a .tensors stream on standard \
+input. Files may be local, https://, s3://, gs:// or az://. Data goes to standard output, words and progress go to standard error.";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -26,7 +27,9 @@ Examples:
   tz-cli verify demo.tensors                      check every stored hash
   tz-cli deserialize demo.tensors                 load it, with figures
   tz-cli deserialize demo.tensors --to back       write it out as safetensors
-  tz-cli diff demo back                           compare two models, whatever their format";
+  tz-cli diff demo back                           compare two models, whatever their format
+  tz-cli encrypt demo.tensors s.tensors --keyfile k --generate-key
+  tz-cli copy demo.tensors s3://bucket/demo.tensors";
 
 const SETTINGS: &str = "\
 Settings: an option wins over its environment variable (shown in each command's help), which wins over the file
@@ -37,6 +40,8 @@ given with --config, which wins over the default. In the file, options stand by 
   filter = [\"model.layers.*\"]
   dtype = \"bfloat16\"
   limit-cpu-concurrency = 2
+  keyfile = \"model.key\"
+  s3-endpoint = \"https://storage.example\"
   json = false
   quiet = false";
 
@@ -57,6 +62,8 @@ given with --config, which wins over the default. In the file, options stand by 
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) output: OutputArgs,
+    #[command(flatten)]
+    pub(crate) access: AccessArgs,
     #[command(subcommand)]
     pub(crate) command: Command,
 }

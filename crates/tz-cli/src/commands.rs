@@ -3,11 +3,16 @@
 mod bench;
 mod checksum;
 mod completions;
+mod copy;
+mod decrypt;
 mod deserialize;
 mod diff;
+mod encrypt;
 mod inspect;
+mod keygen;
 mod man;
 mod markdown_help;
+mod rewrap;
 mod serialize;
 mod synth;
 mod verify;
@@ -27,6 +32,11 @@ pub(crate) enum Command {
     Verify(verify::Args),
     Checksum(checksum::Args),
     Diff(diff::Args),
+    Copy(copy::Args),
+    Keygen(keygen::Args),
+    Encrypt(encrypt::Args),
+    Decrypt(decrypt::Args),
+    Rewrap(rewrap::Args),
     Bench(bench::Args),
     Synth(synth::Args),
     Completions(completions::Args),
@@ -44,6 +54,11 @@ pub(crate) fn run(command: Command, session: &Session) -> Result<Report, Failure
         Command::Verify(args) => verify::run(&args, session).map(Report::Verify),
         Command::Checksum(args) => checksum::run(&args, session).map(Report::Checksum),
         Command::Diff(args) => diff::run(&args, session).map(Report::Diff),
+        Command::Copy(args) => copy::run(&args, session).map(Report::Copy),
+        Command::Keygen(args) => keygen::run(&args).map(Report::Done),
+        Command::Encrypt(args) => encrypt::run(&args, session).map(Report::Serialize),
+        Command::Decrypt(args) => decrypt::run(&args, session).map(Report::Serialize),
+        Command::Rewrap(args) => rewrap::run(&args, session).map(Report::Rewrap),
         Command::Bench(args) => bench::run(&args, session).map(Report::Bench),
         Command::Synth(args) => synth::run(&args, session).map(Report::Synth),
         Command::Completions(args) => Ok(Report::Text(completions::run(&args))),

@@ -1,7 +1,7 @@
 //! The settings file `tz.toml`. Owns [`Config`]: the same settings as the options, weaker than both options and
 //! environment.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
@@ -22,6 +22,12 @@ pub(crate) struct Config {
     #[serde(default, deserialize_with = "float")]
     pub(crate) dtype: Option<tz_format::Element>,
     pub(crate) limit_cpu_concurrency: Option<usize>,
+    pub(crate) keyfile: Option<String>,
+    pub(crate) passphrase_file: Option<PathBuf>,
+    pub(crate) s3_endpoint: Option<String>,
+    pub(crate) s3_region: Option<String>,
+    pub(crate) s3_config_path: Option<PathBuf>,
+    pub(crate) ca_bundle: Option<PathBuf>,
     #[serde(default)]
     pub(crate) json: bool,
     #[serde(default)]
@@ -83,7 +89,9 @@ mod tests {
     fn every_setting_is_read() {
         let config = Config::parse(
             "num-readers = 2\nmemory-limit = \"64MiB\"\nverify = false\nfilter = [\"*.bias\"]\n\
-             dtype = \"float32\"\nlimit-cpu-concurrency = 1\njson = true\nquiet = true\n",
+             dtype = \"float32\"\nlimit-cpu-concurrency = 1\njson = true\nquiet = true\n\
+             keyfile = \"k\"\npassphrase-file = \"p\"\ns3-endpoint = \"e\"\ns3-region = \"r\"\n\
+             s3-config-path = \"c\"\nca-bundle = \"b\"\n",
         );
         let expected = Config {
             num_readers: Some(2),
@@ -92,6 +100,12 @@ mod tests {
             filter: vec!["*.bias".to_owned()],
             dtype: Some(tz_format::Element::Float32),
             limit_cpu_concurrency: Some(1),
+            keyfile: Some("k".to_owned()),
+            passphrase_file: Some("p".into()),
+            s3_endpoint: Some("e".to_owned()),
+            s3_region: Some("r".to_owned()),
+            s3_config_path: Some("c".into()),
+            ca_bundle: Some("b".into()),
             json: true,
             quiet: true,
         };

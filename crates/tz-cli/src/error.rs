@@ -2,6 +2,7 @@
 
 use std::io::{self, ErrorKind};
 
+use tz_crypto::{CryptoError, ErrorClass};
 use tz_format::FormatError;
 use tz_io::IoError;
 use tz_model::Error as ModelError;
@@ -44,6 +45,11 @@ impl Failure {
         failure.at(location)
     }
 
+    /// A key is missing, wrong or unusable.
+    pub(crate) fn key(message: impl Into<String>) -> Self {
+        Self::new(Exit::Key, "key", message, KEY_HINT)
+    }
+
     /// The content is right but cannot be expressed where it should go.
     pub(crate) fn unsupported(location: &str, what: &str, hint: &str) -> Self {
         let message = format!("{location}: {what}");
@@ -76,6 +82,8 @@ impl Failure {
     }
 }
 
+const KEY_HINT: &str = "--keyfile FILE or --passphrase-file FILE, as the file was encrypted";
+
 fn io_hint(error: &io::Error) -> &'static str {
     match error.kind() {
         ErrorKind::NotFound => "check the path; a file is made only in a folder that exists",
@@ -104,6 +112,19 @@ fn format_hint(error: &FormatError) -> &'static str {
     }
 }
 
+fn crypto_exit(error: &CryptoError) -> (Exit, &'static str) {
+    match (error.class(), error) {
+        (_, CryptoError::NotEncrypted) => (
+            Exit::Key,
+            "leave out the key (and unset TZ_PASSPHRASE), if a plain file is what you expect",
+        ),
+        (ErrorClass::Key, _) => (Exit::Key, KEY_HINT),
+        (ErrorClass::Malformed, _) => (Exit::Malformed, DAMAGED),
+        (ErrorClass::System, _) => (Exit::Io, "free some memory, and try again"),
+        _ => (Exit::Usage, "`tz-cli COMMAND --help` shows what a command takes"),
+    }
+}
+
 impl From<IoError> for Failure {
     fn from(error: IoError) -> Self {
         let message = error.to_string();
@@ -127,9 +148,15 @@ impl From<IoError> for Failure {
                 Self::new(Exit::Malformed, "integrity", message, hint).at(location)
             }
             IoError::KeyMissing { location } => {
-                let hint =
-                    "this tz-cli reads plain files: decrypt it with the program that has the key";
-                Self::new(Exit::Key, "key", message, hint).at(location)
+                Self::new(Exit::Key, "key", message, KEY_HINT).at(location)
+            }
+            IoError::Crypto { location, source, .. } => {
+                let (exit, hint) = crypto_exit(&source);
+                Self::new(exit, "key", message, hint).at(location)
+            }
+            IoError::Changed { location } => {
+                let hint = "run it again: what is there now is another version";
+                Self::new(Exit::Io, "io", message, hint).at(location)
             }
             IoError::NoSuchTensor { location, .. } => {
                 let hint = "`tz-cli inspect` lists the names; quote a glob so that the shell leaves it alone";
@@ -197,6 +224,7 @@ impl From<ModelError> for Failure {
             ModelError::Config { path, .. } => {
                 malformed(path.display().to_string(), "check the file")
             }
+            ModelError::Cancelled => Self::cancelled(),
             _ => Self::new(Exit::Io, "checkpoint", message, "run it again with -v"),
         }
     }

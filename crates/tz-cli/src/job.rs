@@ -4,6 +4,7 @@
 use tz_format::Element;
 use tz_io::{Cancel, DEFAULT_MAX_READERS, DEFAULT_STAGING_BYTES, Progress, ReadOptions, Selection};
 
+use crate::access::{Access, AccessArgs};
 use crate::args::{DtypeArgs, EffortArgs, FilterArgs, OutputArgs, VerifyArgs};
 use crate::config::Config;
 use crate::error::Failure;
@@ -30,11 +31,16 @@ pub(crate) struct Session {
     pub(crate) speech: Speech,
     pub(crate) cancel: Cancel,
     pub(crate) progress: Progress,
+    pub(crate) access: Access,
     config: Config,
 }
 
 impl Session {
-    pub(crate) fn new(args: &OutputArgs, cancel: Cancel) -> Result<Self, Failure> {
+    pub(crate) fn new(
+        args: &OutputArgs,
+        access: &AccessArgs,
+        cancel: Cancel,
+    ) -> Result<Self, Failure> {
         let config = args.config.as_deref().map(Config::load).transpose()?.unwrap_or_default();
         let typed = Speech::typed(args);
         let speech = Speech {
@@ -42,7 +48,8 @@ impl Session {
             quiet: (typed.quiet || config.quiet) && !typed.verbose,
             ..typed
         };
-        Ok(Self { speech, cancel, progress: Progress::default(), config })
+        let access = Access::new(access, &config, speech.quiet);
+        Ok(Self { speech, cancel, progress: Progress::default(), access, config })
     }
 
     /// A bar on standard error while it lives, where a person is looking.
@@ -54,6 +61,11 @@ impl Session {
     pub(crate) fn cores(&self, args: &EffortArgs) -> usize {
         let available = || std::thread::available_parallelism().map_or(1, usize::from);
         self.core_limit(args).unwrap_or_else(available).max(1)
+    }
+
+    /// Readers that were asked for.
+    pub(crate) fn readers(&self, args: &EffortArgs) -> Option<usize> {
+        args.num_readers.or(self.config.num_readers)
     }
 
     pub(crate) fn memory_limit(&self, args: &EffortArgs) -> Option<u64> {
@@ -139,7 +151,9 @@ mod tests {
     use super::*;
 
     fn session(config: Config) -> Session {
-        let mut session = Session::new(&OutputArgs::default(), Cancel::default()).unwrap();
+        let mut session =
+            Session::new(&OutputArgs::default(), &AccessArgs::default(), Cancel::default())
+                .unwrap();
         session.config = config;
         session
     }

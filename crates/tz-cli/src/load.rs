@@ -53,7 +53,7 @@ pub(crate) fn load(
     job: &Job,
     dtype: Option<Element>,
 ) -> Result<Loaded, Failure> {
-    source.require_plain()?;
+    source.require_unlocked()?;
     let conversion = |row: &Row<'_>| Conversion::new(row.dtype, dtype);
     let bytes = source.rows(tensors).map(|row| conversion(&row).offset(row.byte_len)).sum();
     if job.read.memory_limit.is_some_and(|limit| bytes > limit) {

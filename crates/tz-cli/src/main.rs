@@ -1,12 +1,14 @@
 //! Command line of tz: parse, run, report, exit. Decides nothing itself.
 #![forbid(unsafe_code)]
 
+mod access;
 mod args;
 mod commands;
 mod config;
 mod convert;
 mod error;
 mod exit;
+mod folders;
 mod job;
 mod load;
 mod output;
@@ -35,7 +37,7 @@ fn main() -> ExitCode {
         Err(error) => return output::usage(&error).into(),
     };
     let signals = Signals::install();
-    let session = Session::new(&cli.output, signals.cancel());
+    let session = Session::new(&cli.output, &cli.access, signals.cancel());
     let speech =
         session.as_ref().map_or_else(|_| Speech::typed(&cli.output), |session| session.speech);
     let output = Output::new(speech);

@@ -22,6 +22,9 @@ pub(crate) enum Report {
     Diff(Differences),
     Synth(Synthesised),
     Bench(Benchmark),
+    Copy(Copied),
+    Rewrap(Rewrapped),
+    Done(Done),
     /// Text for a program: completions, manual pages. Never JSON.
     Text(String),
 }
@@ -37,7 +40,45 @@ impl Report {
     }
 }
 
-/// `serialize`: what was written.
+/// `copy`: what was copied.
+#[derive(Debug, Serialize)]
+pub(crate) struct Copied {
+    pub(crate) destination: String,
+    pub(crate) bytes: u64,
+    /// Tensors whose hash was checked on the way.
+    pub(crate) tensors_checked: usize,
+    pub(crate) seconds: f64,
+    pub(crate) bytes_per_second: f64,
+}
+
+/// `rewrap`: who can open the file now.
+#[derive(Debug, Serialize)]
+pub(crate) struct Rewrapped {
+    pub(crate) location: String,
+    pub(crate) changed: bool,
+    /// Whether an interrupted change was undone first.
+    pub(crate) recovered: bool,
+    pub(crate) slots: Vec<Slot>,
+}
+
+/// One key slot of a sealed file.
+#[derive(Debug, Serialize)]
+pub(crate) struct Slot {
+    pub(crate) number: usize,
+    pub(crate) kind: &'static str,
+    /// The same key has the same id in every file.
+    pub(crate) key_id: Option<String>,
+}
+
+/// A command that makes one small file.
+#[derive(Debug, Serialize)]
+pub(crate) struct Done {
+    pub(crate) path: String,
+    #[serde(skip)]
+    pub(crate) words: String,
+}
+
+/// `serialize`, `encrypt`, `decrypt`: what was written.
 #[derive(Debug, Serialize)]
 pub(crate) struct Written {
     pub(crate) destination: String,

@@ -1,17 +1,20 @@
-//! Where tensors come from: a `.tensors` file, or a checkpoint of safetensors. Owns [`Source`], which makes both look
+//! Where tensors come from: a `.tensors` file, or a checkpoint of safetensors or PyTorch files. Owns [`Source`], which makes both look
 //! alike, and the streaming through bounded memory.
 
 mod staging;
 
 use std::fs::File;
-use std::io::{self, IoSliceMut, Read as _};
+use std::io::{self, Read as _};
 use std::path::Path;
 
 use serde_json::{Map, Value};
-use tz_format::{Dtype, Limits, TensorKind, TensorPath};
-use tz_io::{Algorithm, Digester, Location, Selection, StreamSource, TensorFile, Visitor as _};
+use tz_format::{Dtype, TensorKind, TensorPath};
+use tz_io::{
+    Algorithm, Digester, Location, OpenOptions, Selection, StreamSource, TensorFile, Visitor as _,
+};
 use tz_model::{Checkpoint, MAX_HEADER_LEN};
 
+use crate::access::Plain;
 use crate::error::Failure;
 use crate::job::{Job, Session};
 use crate::parallel;
@@ -25,7 +28,7 @@ const WALK_BYTES: usize = 1 << 20;
 /// An open source: its table of tensors is in memory, its data is not.
 #[derive(Debug)]
 pub(crate) enum Source {
-    Tensors(TensorFile),
+    Tensors(Box<TensorFile>),
     Checkpoint(Checkpoint, String),
 }
 
@@ -43,16 +46,25 @@ pub(crate) struct Row<'a> {
 }
 
 impl Source {
-    /// Opens a path or `-`. What a file is follows from its first bytes, not from its name.
+    /// Opens a path, a URI or `-` with the keys that were given; a file that is not encrypted is refused then.
     pub(crate) fn open(text: &str, session: &Session) -> Result<Self, Failure> {
+        Self::open_with(text, session, &session.access.open(Plain::Refuse)?)
+    }
+
+    /// Opens a path, a URI or `-`. What a file is follows from its first bytes, not from its name.
+    pub(crate) fn open_with(
+        text: &str,
+        session: &Session,
+        options: &OpenOptions,
+    ) -> Result<Self, Failure> {
         let location = Location::parse(text)?;
         let path = match &location {
             Location::Stdio => {
                 let stdin = io::stdin();
-                return Self::stream_of(&stdin, "standard input", session);
+                return Self::stream_of(&stdin, "standard input", session, options);
             }
             Location::File(path) => path.as_path(),
-            _ => return Ok(Self::Tensors(TensorFile::open(&location, &Limits::default())?)),
+            _ => return Ok(Self::Tensors(TensorFile::open_with(&location, options)?.into())),
         };
         let metadata = path.metadata().map_err(|error| Failure::io(text, "open", &error))?;
         if metadata.is_dir() {
@@ -60,11 +72,11 @@ impl Source {
         }
         if !metadata.is_file() {
             let file = File::open(path).map_err(|error| Failure::io(text, "open", &error))?;
-            return Self::stream_of(&file, text, session);
+            return Self::stream_of(&file, text, session, options);
         }
         match Kind::of(path).map_err(|error| Failure::io(text, "read", &error))? {
-            Kind::Safetensors => Self::checkpoint(path, text),
-            Kind::Tensors => Ok(Self::Tensors(TensorFile::open(&location, &Limits::default())?)),
+            Kind::Checkpoint => Self::checkpoint(path, text),
+            Kind::Tensors => Ok(Self::Tensors(TensorFile::open_with(&location, options)?.into())),
         }
     }
 
@@ -77,14 +89,15 @@ impl Source {
         file: &impl std::os::fd::AsFd,
         name: &str,
         session: &Session,
+        options: &OpenOptions,
     ) -> Result<Self, Failure> {
         // A copy of the descriptor, so that nothing between it and the reads buffers.
         let fd = file.as_fd().try_clone_to_owned();
         let fd = fd.map_err(|error| Failure::io(name, "open", &error))?;
         let reader = Stdin::new(File::from(fd), session.cancel.clone());
         let stream = StreamSource::new(Box::new(reader), name);
-        let file = TensorFile::from_source(Box::new(stream), &Limits::default())?;
-        Ok(Self::Tensors(file))
+        let file = TensorFile::from_source_with(Box::new(stream), options)?;
+        Ok(Self::Tensors(file.into()))
     }
 
     /// Path or URI, as messages name it.
@@ -130,20 +143,21 @@ impl Source {
             Self::Tensors(file) => Ok(file),
             Self::Checkpoint(_, location) => Err(Failure::unsupported(
                 location,
-                &format!("{what} is about .tensors files, this is a safetensors checkpoint"),
+                &format!("{what} is about .tensors files, this is a checkpoint"),
                 "`tz-cli serialize SOURCE DEST` makes a .tensors file of it",
             )),
         }
     }
 
-    /// Fails where the source is encrypted: nothing but its table can be read.
-    pub(crate) fn require_plain(&self) -> Result<(), Failure> {
+    pub(crate) fn is_encrypted(&self) -> bool {
+        matches!(self, Self::Tensors(file) if file.is_encrypted())
+    }
+
+    /// Fails where the source is encrypted and no key was given: nothing but its table can be read.
+    pub(crate) fn require_unlocked(&self) -> Result<(), Failure> {
         match self {
-            Self::Tensors(file) if file.is_encrypted() => {
-                let location = file.location().to_owned();
-                Err(tz_io::IoError::KeyMissing { location }.into())
-            }
-            _ => Ok(()),
+            Self::Tensors(file) => Ok(file.require_unlocked()?),
+            Self::Checkpoint(..) => Ok(()),
         }
     }
 
@@ -190,22 +204,11 @@ impl Source {
         Ok(selection.select_names(names.map(Option::unwrap_or_default), self.location())?)
     }
 
-    /// Fills `buf` from byte `offset` of a tensor, unverified; meta tensors read as zeros.
+    /// Fills `buf` from byte `offset` of a tensor, decrypted but not hashed; meta tensors read as zeros.
     pub(crate) fn read_at(&self, tensor: usize, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         match self {
             Self::Checkpoint(checkpoint, _) => Ok(checkpoint.read_at(tensor, offset, buf)?),
-            Self::Tensors(file) => match file.entries().get(tensor) {
-                Some(entry) if !entry.is_meta() => {
-                    let at = entry.data_offset.checked_add(offset);
-                    let at = at.ok_or(io::ErrorKind::InvalidInput)?;
-                    let read = file.source().read_into(at, &mut [IoSliceMut::new(buf)]);
-                    read.map_err(io::Error::other)
-                }
-                _ => {
-                    buf.fill(0);
-                    Ok(())
-                }
-            },
+            Self::Tensors(file) => file.read_at(tensor, offset, buf).map_err(io::Error::other),
         }
     }
 
@@ -269,22 +272,31 @@ impl Source {
 /// What a regular file is.
 enum Kind {
     Tensors,
-    Safetensors,
+    Checkpoint,
 }
 
+/// How names of checkpoints end.
+const CHECKPOINT_ENDINGS: [&str; 4] = ["safetensors", "bin", "pt", "pth"];
+/// First bytes of PyTorch's files: a zip archive today, a bare pickle long ago.
+const TORCH_MAGICS: [&[u8]; 2] = [b"PK\x03\x04", b"\x80\x02\x8a\x0a"];
+
 impl Kind {
-    /// Looks at the first bytes; a file that is neither counts as what its name says.
+    /// Looks at the first bytes; a file that they do not tell is what its name says, or meant to be a `.tensors` file.
     fn of(path: &Path) -> io::Result<Self> {
         let mut start = Vec::new();
         File::open(path)?.take(9).read_to_end(&mut start)?;
-        let by_name = path.extension().is_some_and(|extension| extension == "safetensors");
         if start.starts_with(tz_format::frozen::MAGIC) {
             return Ok(Self::Tensors);
         }
-        let by_content = start.split_last_chunk::<1>().is_some_and(|(len, mark)| {
+        let named = path
+            .extension()
+            .is_some_and(|ending| CHECKPOINT_ENDINGS.iter().any(|known| ending == *known));
+        let torch = TORCH_MAGICS.iter().any(|magic| start.starts_with(magic));
+        // The length of a header, then its opening brace.
+        let safetensors = start.split_last_chunk::<1>().is_some_and(|(len, mark)| {
             let len = <[u8; 8]>::try_from(len).map(u64::from_le_bytes);
             len.is_ok_and(|len| len <= MAX_HEADER_LEN) && mark == b"{"
         });
-        Ok(if by_name || by_content { Self::Safetensors } else { Self::Tensors })
+        Ok(if named || torch || safetensors { Self::Checkpoint } else { Self::Tensors })
     }
 }

@@ -344,9 +344,11 @@ impl TensorFile {
         Ok(decrypt::align_pieces(options, chunk_size))
     }
 
+    /// Refuses an encrypted file that was opened without secrets.
+    ///
     /// # Errors
     /// [`IoError::KeyMissing`] where the file is encrypted and was opened without secrets.
-    pub(crate) fn require_unlocked(&self) -> Result<(), IoError> {
+    pub fn require_unlocked(&self) -> Result<(), IoError> {
         if self.is_encrypted() && self.unlocked.is_none() {
             return Err(IoError::KeyMissing { location: self.location().to_owned() });
         }

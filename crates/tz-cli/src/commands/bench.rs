@@ -49,7 +49,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Benchmark, Failure> 
         let failure = Failure::usage("a stream can be read only once");
         return Err(failure.hint("write the stream to a file first"));
     }
-    source.require_plain()?;
+    source.require_unlocked()?;
     let selected = source.select(&job.selection)?;
     let baseline = raw::Baseline::new(&source, &selected)?;
     let mut report = Benchmark {

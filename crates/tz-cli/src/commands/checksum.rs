@@ -3,6 +3,7 @@
 use clap::ValueEnum;
 use tz_io::Algorithm;
 
+use crate::access::Plain;
 use crate::args::{EffortArgs, FilterArgs};
 use crate::error::Failure;
 use crate::job::Session;
@@ -51,7 +52,7 @@ impl Digest {
 }
 
 pub(crate) fn run(args: &Args, session: &Session) -> Result<Checksums, Failure> {
-    let source = Source::open(&args.source, session)?;
+    let source = Source::open_with(&args.source, session, &session.access.open(Plain::Accept)?)?;
     let job = source.scan(session.job(&args.filter, &args.effort, None)?);
     let selected = source.select(&job.selection)?;
     let (algorithm, digest) = args.algorithm.row();

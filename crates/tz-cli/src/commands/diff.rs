@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tz_format::TensorPath;
 
+use crate::access::Plain;
 use crate::args::{EffortArgs, FilterArgs};
 use crate::convert::Conversion;
 use crate::error::Failure;
@@ -48,13 +49,16 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Differences, Failure
     if args.a == "-" && args.b == "-" {
         return Err(Failure::usage("only one side can be standard input"));
     }
-    let (a, b) = (Source::open(&args.a, session)?, Source::open(&args.b, session)?);
+    // One side may be what became of the other.
+    let options = session.access.open(Plain::Accept)?;
+    let a = Source::open_with(&args.a, session, &options)?;
+    let b = Source::open_with(&args.b, session, &options)?;
     if a.is_stream() && b.is_stream() {
         let failure = Failure::usage("only one side can be a stream");
         return Err(failure.hint("write one of them to a file first"));
     }
-    a.require_plain()?;
-    b.require_plain()?;
+    a.require_unlocked()?;
+    b.require_unlocked()?;
     let (in_a, in_b) = selected(&a, &b, &job)?;
     let pairs = Pairs::new(&a, &in_a, &b, &in_b);
     let bytes = pairs.comparable.iter().map(|pair| pair.bytes).sum();
@@ -147,9 +151,8 @@ fn compare(
     let a_streams = a.is_stream() || (!b.is_stream() && matches!(a, Source::Tensors(_)));
     let (streamed, other) = if a_streams { (a, b) } else { (b, a) };
     let of = |pair: &Pair| if a_streams { (pair.a, pair.b) } else { (pair.b, pair.a) };
-    let partners: HashMap<usize, (usize, &AtomicU64)>;
     let firsts: Vec<AtomicU64> = pairs.iter().map(|_| AtomicU64::new(u64::MAX)).collect();
-    partners =
+    let partners: HashMap<usize, (usize, &AtomicU64)> =
         pairs.iter().zip(&firsts).map(|(pair, first)| (of(pair).0, (of(pair).1, first))).collect();
     let selected = streamed.select(&job.selection)?;
     let conversion = |source: &Source, tensor| {

@@ -34,7 +34,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, session: &Session) -> Result<Inspection, Failure> {
-    let source = Source::open(&args.source, session)?;
+    let source = Source::open_with(&args.source, session, &session.access.open_front()?)?;
     let file = source.tensors("inspect")?;
     let selected = source.select(&session.selection(&args.filter)?)?;
     let front = file.front();

@@ -2,14 +2,16 @@
 
 mod write_source;
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use clap::ValueEnum;
-use serde_json::{Map, Value};
-use tz_format::HashKind;
+use tz_format::{Element, HashKind};
 use tz_io::{Location, TensorSource as _, WriteOptions, plan_write, write};
 
+use super::encrypt::SealArgs;
 use super::inspect;
+use crate::access::Plain;
 use crate::args::{DtypeArgs, EffortArgs, FilterArgs, VerifyArgs};
 use crate::error::Failure;
 use crate::job::{Job, Session};
@@ -52,6 +54,11 @@ pub(crate) struct Args {
     /// Do not wait until the file is safe from a power cut
     #[arg(long)]
     no_fsync: bool,
+    /// Refuse to replace what stands at DEST
+    #[arg(long)]
+    if_none_match: bool,
+    #[command(flatten)]
+    seal: SealArgs,
     /// Print the layout that the file would have, and write nothing
     #[arg(long)]
     dry_run: bool,
@@ -106,7 +113,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Report, Failure> {
     let start = Instant::now();
     let destination = destination(args, session)?;
     let job = session.job(&args.filter, &args.effort, Some(args.verify))?;
-    let source = Source::open(&args.source, session)?;
+    let source = Source::open_with(&args.source, session, &session.access.open(Plain::Accept)?)?;
     if source.is_stream() {
         let failure = Failure::usage(format!(
             "{}: serialize reads its source more than once",
@@ -114,35 +121,63 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Report, Failure> {
         ));
         return Err(failure.hint("write the stream to a file first"));
     }
-    source.require_plain()?;
-    let selected = source.select(&job.selection)?;
-    let input = WriteSource::new(&source, &selected, session.dtype(args.dtype))?;
+    source.require_unlocked()?;
+    let dtype = session.dtype(args.dtype);
     let options = options(args, session, &source)?;
     if args.dry_run {
-        return plan(&input, &options, &args.destination);
+        let selected = source.select(&job.selection)?;
+        return plan(&WriteSource::new(&source, &selected, dtype)?, &options, &args.destination);
     }
-    if job.read.verify {
-        check(&source, &selected, &job, session)?;
+    let target = Target { source: &source, destination: &destination, options: &options, start };
+    target.write(&job, dtype, session).map(Report::Serialize)
+}
+
+/// Where tensors go, and how.
+pub(super) struct Target<'a> {
+    pub(super) source: &'a Source,
+    pub(super) destination: &'a Location,
+    pub(super) options: &'a WriteOptions,
+    pub(super) start: Instant,
+}
+
+impl Target<'_> {
+    /// Writes the selected tensors of the source, cast to `dtype`.
+    pub(super) fn write(
+        &self,
+        job: &Job,
+        dtype: Option<Element>,
+        session: &Session,
+    ) -> Result<Written, Failure> {
+        let selected = self.source.select(&job.selection)?;
+        let input = WriteSource::new(self.source, &selected, dtype)?;
+        if job.read.verify {
+            check(self.source, &selected, job, session)?;
+        }
+        let bar = session.bar("writing", input.bytes());
+        let stats = write(&input, self.destination, self.options)?;
+        drop(bar);
+        let seconds = self.start.elapsed().as_secs_f64();
+        let phases = [
+            ("read", stats.read),
+            ("hash", stats.hash),
+            ("encrypt", stats.encrypt),
+            ("write", stats.write),
+            ("sync", stats.sync),
+        ];
+        Ok(Written {
+            destination: self.destination.to_string(),
+            tensors: input.specs().len(),
+            bytes: stats.tensor_bytes,
+            file_bytes: stats.file_bytes,
+            seconds,
+            bytes_per_second: rate(stats.tensor_bytes, seconds),
+            peak_host_bytes: process::peak_bytes(),
+            phases: phases
+                .map(|(name, time)| (name, time.as_secs_f64()))
+                .into_iter()
+                .collect::<Phases>(),
+        })
     }
-    let bar = session.bar("writing", input.bytes());
-    let stats = write(&input, &destination, &options)?;
-    drop(bar);
-    let seconds = start.elapsed().as_secs_f64();
-    let phases =
-        [("read", stats.read), ("hash", stats.hash), ("write", stats.write), ("sync", stats.sync)];
-    Ok(Report::Serialize(Written {
-        destination: args.destination.clone(),
-        tensors: input.specs().len(),
-        bytes: stats.tensor_bytes,
-        file_bytes: stats.file_bytes,
-        seconds,
-        bytes_per_second: rate(stats.tensor_bytes, seconds),
-        peak_host_bytes: process::peak_bytes(),
-        phases: phases
-            .map(|(name, time)| (name, time.as_secs_f64()))
-            .into_iter()
-            .collect::<Phases>(),
-    }))
 }
 
 fn destination(args: &Args, session: &Session) -> Result<Location, Failure> {
@@ -166,7 +201,11 @@ fn destination(args: &Args, session: &Session) -> Result<Location, Failure> {
 }
 
 fn options(args: &Args, session: &Session, source: &Source) -> Result<WriteOptions, Failure> {
-    let mut options = WriteOptions::default();
+    let mut options = write_options(session, &args.effort, source)?;
+    options.create_only = args.if_none_match;
+    if session.access.keyfile().is_some() || session.access.passphrase()?.is_some() {
+        options.seal = Some(Arc::new(args.seal.sealer(session)?));
+    }
     options.alignment = args.alignment.bytes();
     options.hashes.clear();
     if args.hash.contains(&Hash::None) && args.hash.len() > 1 {
@@ -186,12 +225,24 @@ fn options(args: &Args, session: &Session, source: &Source) -> Result<WriteOptio
             options.hashes.push(kind);
         }
     }
-    let mut metadata: Map<String, Value> = source.user_metadata();
-    metadata.extend(args.metadata.iter().map(|(key, value)| (key.clone(), value.as_str().into())));
-    options.user_metadata = Some(metadata).filter(|metadata| !metadata.is_empty());
-    options.workers = Some(session.cores(&args.effort));
-    options.memory_limit = session.memory_limit(&args.effort);
+    let metadata = args.metadata.iter().map(|(key, value)| (key.clone(), value.as_str().into()));
+    options.user_metadata.get_or_insert_default().extend(metadata);
+    options.user_metadata = options.user_metadata.filter(|metadata| !metadata.is_empty());
     options.fsync = !args.no_fsync;
+    Ok(options)
+}
+
+/// What every command that writes tensors chooses alike.
+pub(super) fn write_options(
+    session: &Session,
+    effort: &EffortArgs,
+    source: &Source,
+) -> Result<WriteOptions, Failure> {
+    let mut options = WriteOptions::default();
+    options.user_metadata = Some(source.user_metadata()).filter(|metadata| !metadata.is_empty());
+    options.workers = Some(session.cores(effort));
+    options.memory_limit = session.memory_limit(effort);
+    options.remote = session.access.remote()?;
     options.cancel = session.cancel.clone();
     options.progress = session.progress.clone();
     Ok(options)

@@ -6,14 +6,19 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
 use crate::error::Failure;
 use crate::report::{
-    Benchmark, Checksums, Difference, Differences, FailedTensor, InspectedTensor, Inspection,
-    Loading, Phases, Report, Synthesised, Verification, What, Written, as_f64, rate,
+    Benchmark, Checksums, Copied, Difference, Differences, FailedTensor, InspectedTensor,
+    Inspection, Loading, Phases, Report, Rewrapped, Synthesised, Verification, What, Written,
+    as_f64, rate,
 };
 
 /// The data of a report, for standard output.
 pub(super) fn report(out: &mut dyn Write, report: &Report) -> io::Result<()> {
     match report {
-        Report::Serialize(_) | Report::Synth(_) => Ok(()),
+        Report::Serialize(_) | Report::Synth(_) | Report::Copy(_) | Report::Done(_) => Ok(()),
+        Report::Rewrap(report) => report.slots.iter().try_for_each(|slot| {
+            let id = slot.key_id.as_deref().unwrap_or("unknown");
+            writeln!(out, "slot {}: {}, id {id}", slot.number, slot.kind)
+        }),
         Report::Deserialize(report) => loading(out, report),
         Report::Inspect(report) => inspection(out, report),
         Report::Verify(report) => report.failures.iter().try_for_each(|failed| {
@@ -44,6 +49,9 @@ pub(super) fn summary(report: &Report, verbose: bool) -> Option<String> {
             counted(*tensors, "tensor"),
             decimal(*bytes),
         ),
+        Report::Copy(report) => copied(report),
+        Report::Done(report) => plain(&report.words),
+        Report::Rewrap(report) => rewrapped(report),
         Report::Verify(report) => verdict(report),
         Report::Diff(Differences { equal: true, compared, bytes, .. }) => {
             format!("equal: {}, {}", counted(*compared, "tensor"), decimal(*bytes))
@@ -78,6 +86,26 @@ fn written(report: &Written, verbose: bool) -> String {
         );
     }
     words
+}
+
+fn copied(report: &Copied) -> String {
+    let Copied { destination, bytes, tensors_checked, seconds, bytes_per_second } = report;
+    let checked = match tensors_checked {
+        0 => "no stored hashes to check".to_owned(),
+        some => format!("{} checked", counted(*some, "tensor")),
+    };
+    let (bytes, speed) = (decimal(*bytes), speed(*bytes_per_second));
+    format!("copied to {}: {bytes}, {checked}, {seconds:.2} s, {speed}", plain(destination))
+}
+
+fn rewrapped(report: &Rewrapped) -> String {
+    let name = plain(&report.location);
+    let recovered = if report.recovered { "; an interrupted change was undone first" } else { "" };
+    let slots = counted(report.slots.len(), "key slot");
+    match report.changed {
+        true => format!("{name}: changed, {slots} now{recovered}"),
+        false => format!("{name}: {slots}{recovered}"),
+    }
 }
 
 fn verdict(report: &Verification) -> String {

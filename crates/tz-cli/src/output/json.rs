@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use serde_json::json;
+use serde::Serialize;
 
 use crate::error::Failure;
 use crate::report::Report;
@@ -12,10 +12,23 @@ pub(super) fn report(out: &mut dyn Write, report: &Report) -> io::Result<()> {
     out.write_all(b"\n")
 }
 
+/// The one key of an object that tells of a failure.
+#[derive(Serialize)]
+struct Failed<'a> {
+    error: Told<'a>,
+}
+
+#[derive(Serialize)]
+struct Told<'a> {
+    /// The exit code.
+    code: u8,
+    message: &'a str,
+    location: Option<&'a str>,
+}
+
 pub(super) fn failure(out: &mut dyn Write, failure: &Failure) -> io::Result<()> {
     let Failure { exit, message, location, .. } = failure;
-    let error =
-        json!({ "error": { "code": exit.code(), "message": message, "location": location } });
-    serde_json::to_writer(&mut *out, &error)?;
+    let error = Told { code: exit.code(), message, location: location.as_deref() };
+    serde_json::to_writer(&mut *out, &Failed { error })?;
     out.write_all(b"\n")
 }

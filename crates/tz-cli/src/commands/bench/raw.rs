@@ -41,8 +41,11 @@ impl Baseline {
             Source::Checkpoint(checkpoint, _) => {
                 let files = checkpoint.files().iter().map(|file| file.path().to_owned());
                 let rows = tensors.iter().filter_map(|&tensor| checkpoint.tensors().get(tensor));
-                let ranges =
-                    rows.map(|row| (row.file, row.offset..row.offset.saturating_add(row.byte_len)));
+                let ranges = rows.filter_map(|row| {
+                    // Views in PyTorch files may reach beyond as many bytes as they have elements.
+                    let end = checkpoint.files().get(row.file)?.byte_len();
+                    Some((row.file, row.offset..row.offset.saturating_add(row.byte_len).min(end)))
+                });
                 (files.collect(), ranges.collect())
             }
         };
@@ -94,15 +97,16 @@ impl Baseline {
     }
 }
 
-/// Joins ranges that nearly touch. They come in file order.
-fn join(ranges: Vec<(usize, Range<u64>)>) -> Vec<(usize, Range<u64>)> {
+/// Joins ranges that nearly touch or overlap.
+fn join(mut ranges: Vec<(usize, Range<u64>)>) -> Vec<(usize, Range<u64>)> {
+    ranges.sort_by_key(|(file, range)| (*file, range.start));
     let mut joined: Vec<(usize, Range<u64>)> = Vec::new();
     for (file, range) in ranges.into_iter().filter(|(_, range)| !range.is_empty()) {
         match joined.last_mut() {
             Some((last_file, last))
                 if *last_file == file && range.start.saturating_sub(last.end) <= GAP =>
             {
-                last.end = range.end;
+                last.end = last.end.max(range.end);
             }
             _ => joined.push((file, range)),
         }
@@ -116,8 +120,14 @@ mod tests {
 
     #[test]
     fn ranges_that_nearly_touch_are_one() {
-        let ranges =
-            vec![(0, 10..20), (0, 20..20), (0, 30..40), (0, 40 + GAP + 1..GAP + 50), (1, 0..5)];
+        let ranges = vec![
+            (1, 0..5),
+            (0, 10..25),
+            (0, 12..20),
+            (0, 20..20),
+            (0, 30..40),
+            (0, 40 + GAP + 1..GAP + 50),
+        ];
         assert_eq!(join(ranges), [(0, 10..40), (0, 41 + GAP..50 + GAP), (1, 0..5)]);
     }
 }

@@ -14,6 +14,7 @@ use tz_model::{
 
 use crate::convert::Conversion;
 use crate::error::Failure;
+use crate::folders::NewFolders;
 use crate::job::Job;
 use crate::parallel;
 use crate::source::Source;
@@ -113,7 +114,7 @@ pub(super) fn export(
     dtype: Option<Element>,
     target: &Target,
 ) -> Result<Exported, Failure> {
-    source.require_plain()?;
+    source.require_unlocked()?;
     let conversions: Vec<Conversion> =
         source.rows(tensors).map(|row| Conversion::new(row.dtype, dtype)).collect();
     let decls: Vec<TensorDecl> = source
@@ -125,7 +126,7 @@ pub(super) fn export(
             shape: row.shape.to_vec(),
         })
         .collect();
-    let new_folders = NewFolders::of(target);
+    let new_folders = target.is_directory.then(|| NewFolders::towards(&target.path));
     let (metadata, durability) = (metadata(source), target.durability);
     let writer = if target.is_directory {
         let plan = ShardedPlan::new(&target.path, &decls, &metadata, target.max_shard_bytes)?;
@@ -145,7 +146,9 @@ pub(super) fn export(
         return Err(Failure::cancelled());
     }
     writer.finish()?;
-    new_folders.keep();
+    if let Some(folders) = new_folders {
+        folders.keep();
+    }
     let lens = source.rows(tensors).zip(&conversions);
     let bytes = lens.map(|(row, conversion)| conversion.offset(row.byte_len)).sum();
     Ok(Exported { stats, bytes })
@@ -213,33 +216,4 @@ fn metadata(source: &Source) -> BTreeMap<String, String> {
     let mut metadata: BTreeMap<String, String> = own.collect();
     metadata.entry("format".to_owned()).or_insert_with(|| "pt".to_owned());
     metadata
-}
-
-/// Folders that the export makes, to be removed again unless it succeeds.
-struct NewFolders(Vec<PathBuf>);
-
-impl NewFolders {
-    fn of(target: &Target) -> Self {
-        if !target.is_directory {
-            return Self(Vec::new());
-        }
-        let missing = target
-            .path
-            .ancestors()
-            .take_while(|path| !path.as_os_str().is_empty() && !path.exists());
-        Self(missing.map(Path::to_path_buf).collect())
-    }
-
-    fn keep(mut self) {
-        self.0.clear();
-    }
-}
-
-impl Drop for NewFolders {
-    fn drop(&mut self) {
-        for folder in &self.0 {
-            // Not empty means that someone else uses it by now.
-            let _ = std::fs::remove_dir(folder);
-        }
-    }
 }

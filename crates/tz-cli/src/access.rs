@@ -1,0 +1,298 @@
+//! Keys, servers and credentials: what was typed, and what it opens. Owns [`AccessArgs`] and [`Access`].
+//!
+//! Every command takes these options. Secrets come from files or the environment, never from the command line, and are
+//! read only when a command needs them.
+
+use std::io::{IoSliceMut, Read as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use tz_crypto::{Key, Passphrase, Secret};
+use tz_io::{Addressing, IoError, Location, OpenOptions, RemoteOptions};
+
+use crate::config::Config;
+use crate::error::Failure;
+use crate::output::say;
+
+/// Environment variable that holds a passphrase.
+const PASSPHRASE_VARIABLE: &str = "TZ_PASSPHRASE";
+/// Longest passphrase file; more is a mistaken path.
+const MAX_PASSPHRASE_LEN: u64 = 64 << 10;
+
+/// Where keys and credentials are.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct AccessArgs {
+    /// File or URI of a key: 32 raw bytes, as `tz-cli keygen` makes them
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "TZ_KEYFILE",
+        hide_env_values = true,
+        help_heading = "Keys"
+    )]
+    pub(crate) keyfile: Option<String>,
+    /// File that holds a passphrase; one line break at its end does not count. TZ_PASSPHRASE may hold it instead
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "TZ_PASSPHRASE_FILE",
+        hide_env_values = true,
+        help_heading = "Keys"
+    )]
+    pub(crate) passphrase_file: Option<PathBuf>,
+    /// Endpoint of S3, for example https://storage.example or http://127.0.0.1:9000
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        help_heading = "Servers",
+        hide_short_help = true
+    )]
+    s3_endpoint: Option<String>,
+    /// Region of S3
+    #[arg(
+        long,
+        global = true,
+        value_name = "NAME",
+        help_heading = "Servers",
+        hide_short_help = true
+    )]
+    s3_region: Option<String>,
+    /// Access key id of S3
+    #[arg(
+        long,
+        global = true,
+        value_name = "ID",
+        help_heading = "Servers",
+        hide_short_help = true
+    )]
+    s3_access_key_id: Option<String>,
+    /// File that holds the secret access key of S3
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        help_heading = "Servers",
+        hide_short_help = true
+    )]
+    s3_secret_access_key_file: Option<PathBuf>,
+    /// File in s3cmd's format with credentials and endpoint, instead of ~/.s3cfg
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        help_heading = "Servers",
+        hide_short_help = true
+    )]
+    s3_config_path: Option<PathBuf>,
+    /// Do not sign requests: for public buckets
+    #[arg(long, global = true, help_heading = "Servers", hide_short_help = true)]
+    s3_anonymous: bool,
+    /// Where the bucket's name goes in a request
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        value_name = "STYLE",
+        help_heading = "Servers",
+        hide_short_help = true
+    )]
+    s3_addressing: Option<Style>,
+    /// File of PEM certificates to trust beside the system's
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        help_heading = "Servers",
+        hide_short_help = true
+    )]
+    ca_bundle: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Style {
+    /// Virtual hosts on AWS and CoreWeave, paths elsewhere
+    Auto,
+    /// https://endpoint/bucket/key
+    Path,
+    /// https://bucket.endpoint/key
+    Virtual,
+}
+
+/// What a command does with a file that is not encrypted although a key was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Plain {
+    /// Refuse it: it is not the file that the user takes it for.
+    Refuse,
+    /// Read it: the key is for another file, or for the output.
+    Accept,
+}
+
+/// Options and settings file together.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Access {
+    args: AccessArgs,
+    quiet: bool,
+}
+
+impl Access {
+    /// The file is weaker than options and environment.
+    pub(crate) fn new(args: &AccessArgs, config: &Config, quiet: bool) -> Self {
+        let mut args = args.clone();
+        let Config {
+            keyfile,
+            passphrase_file,
+            s3_endpoint,
+            s3_region,
+            s3_config_path,
+            ca_bundle,
+            ..
+        } = config.clone();
+        if args.keyfile.is_none() && args.passphrase_file.is_none() {
+            (args.keyfile, args.passphrase_file) = (keyfile, passphrase_file);
+        }
+        args.s3_endpoint = args.s3_endpoint.or(s3_endpoint);
+        args.s3_region = args.s3_region.or(s3_region);
+        args.s3_config_path = args.s3_config_path.or(s3_config_path);
+        args.ca_bundle = args.ca_bundle.or(ca_bundle);
+        Self { args, quiet }
+    }
+
+    /// Servers and credentials.
+    pub(crate) fn remote(&self) -> Result<RemoteOptions, Failure> {
+        let mut remote = RemoteOptions::default();
+        let args = &self.args;
+        remote.ca_bundle.clone_from(&args.ca_bundle);
+        remote.s3.endpoint.clone_from(&args.s3_endpoint);
+        remote.s3.region.clone_from(&args.s3_region);
+        remote.s3.access_key_id.clone_from(&args.s3_access_key_id);
+        remote.s3.config_path.clone_from(&args.s3_config_path);
+        remote.s3.anonymous = args.s3_anonymous;
+        remote.s3.addressing = match args.s3_addressing {
+            None | Some(Style::Auto) => Addressing::Auto,
+            Some(Style::Path) => Addressing::Path,
+            Some(Style::Virtual) => Addressing::Virtual,
+        };
+        if let Some(path) = &args.s3_secret_access_key_file {
+            let secret = String::from_utf8(self.read_secret(path, "the secret access key")?);
+            let secret = secret.map_err(|_| unusable(path, "the secret access key is not text"))?;
+            remote.s3.secret_access_key = Some(secret.trim().to_owned());
+        }
+        Ok(remote)
+    }
+
+    /// How to open a file that may be encrypted.
+    pub(crate) fn open(&self, plain: Plain) -> Result<OpenOptions, Failure> {
+        let mut options = OpenOptions::default();
+        options.remote = self.remote()?;
+        options.secrets = self.secrets()?;
+        options.plain_allowed = plain == Plain::Accept;
+        Ok(options)
+    }
+
+    /// How to open a file for what stands in its front.
+    pub(crate) fn open_front(&self) -> Result<OpenOptions, Failure> {
+        let mut options = OpenOptions::default();
+        options.remote = self.remote()?;
+        Ok(options)
+    }
+
+    /// Keys and passphrases that were given.
+    pub(crate) fn secrets(&self) -> Result<Vec<Secret>, Failure> {
+        let mut secrets = Vec::new();
+        if let Some(place) = &self.args.keyfile {
+            secrets.push(Secret::Key(self.key(place)?));
+        }
+        if let Some(passphrase) = self.passphrase()? {
+            secrets.push(Secret::Passphrase(passphrase));
+        }
+        Ok(secrets)
+    }
+
+    /// The place of the key, as typed.
+    pub(crate) fn keyfile(&self) -> Option<&str> {
+        self.args.keyfile.as_deref()
+    }
+
+    /// Reads a key of exactly 32 bytes from a path or URI.
+    pub(crate) fn key(&self, place: &str) -> Result<Key, Failure> {
+        let location = Location::parse(place)?;
+        if let Location::File(path) = &location {
+            self.warn_if_exposed(path);
+        }
+        let source = location.open(&self.remote()?)?;
+        let len = source.len().unwrap_or(0);
+        // One byte more than a key shows that the file is not one, whatever its length.
+        let mut bytes =
+            zeroize::Zeroizing::new(vec![0; usize::try_from(len.min(33)).unwrap_or(33)]);
+        source.read_into(0, &mut [IoSliceMut::new(&mut bytes)])?;
+        Key::from_bytes(&bytes).map_err(|_| {
+            Failure::key(format!("{place}: a key file holds 32 bytes, this one {len}"))
+                .at(place)
+                .hint("`tz-cli keygen FILE` makes one; a passphrase goes into --passphrase-file")
+        })
+    }
+
+    /// The passphrase that was given, by file or environment.
+    pub(crate) fn passphrase(&self) -> Result<Option<Passphrase>, Failure> {
+        if let Some(path) = &self.args.passphrase_file {
+            return self.passphrase_of(path).map(Some);
+        }
+        let variable = std::env::var_os(PASSPHRASE_VARIABLE).filter(|value| !value.is_empty());
+        Ok(variable.map(|value| Passphrase::new(std::os::unix::ffi::OsStringExt::into_vec(value))))
+    }
+
+    /// Reads a passphrase from a file.
+    pub(crate) fn passphrase_of(&self, path: &Path) -> Result<Passphrase, Failure> {
+        let mut bytes = self.read_secret(path, "the passphrase")?;
+        if bytes.last() == Some(&b'\n') {
+            bytes.pop();
+            if bytes.last() == Some(&b'\r') {
+                bytes.pop();
+            }
+        }
+        if bytes.is_empty() {
+            return Err(unusable(path, "the passphrase is empty"));
+        }
+        Ok(Passphrase::new(bytes))
+    }
+
+    fn read_secret(&self, path: &Path, what: &str) -> Result<Vec<u8>, Failure> {
+        self.warn_if_exposed(path);
+        let failed =
+            |error| Failure::io(&path.display().to_string(), &format!("read {what}"), &error);
+        let file = std::fs::File::open(path).map_err(failed)?;
+        let mut bytes = Vec::new();
+        file.take(MAX_PASSPHRASE_LEN + 1).read_to_end(&mut bytes).map_err(failed)?;
+        if bytes.len() as u64 > MAX_PASSPHRASE_LEN {
+            return Err(unusable(path, "larger than any secret"));
+        }
+        Ok(bytes)
+    }
+
+    /// A secret that others can read is worth a word, not a refusal: containers mount them that way.
+    fn warn_if_exposed(&self, path: &Path) {
+        let mode = path.metadata().map_or(0, |metadata| metadata.permissions().mode());
+        if mode & 0o077 != 0 && !self.quiet {
+            let path = path.display();
+            say(&format!(
+                "warning: {path}: others can read this secret (mode {:03o}): chmod 600",
+                mode & 0o777
+            ));
+        }
+    }
+}
+
+fn unusable(path: &Path, why: &str) -> Failure {
+    let path = path.display().to_string();
+    Failure::key(format!("{path}: {why}")).at(path).hint("check the file")
+}
+
+impl From<tz_crypto::CryptoError> for Failure {
+    fn from(source: tz_crypto::CryptoError) -> Self {
+        IoError::Crypto { location: "key".to_owned(), tensor: None, source }.into()
+    }
+}

@@ -1,0 +1,103 @@
+//! `rewrap`: who can open a sealed file, changed without touching its tensors.
+
+use std::path::PathBuf;
+
+use tz_crypto::{KdfLimits, SealSecret, SlotChange, key_slots, rewrap};
+use tz_io::{Location, TensorFile, recover_front, replace_front};
+
+use super::encrypt::SealArgs;
+use crate::access::Plain;
+use crate::error::Failure;
+use crate::job::Session;
+use crate::report::{Rewrapped, Slot};
+
+const EXAMPLES: &str = "\
+Examples:
+  tz-cli rewrap sealed.tensors --keyfile old.key --add-keyfile new.key
+  tz-cli rewrap sealed.tensors --keyfile new.key --remove-slot 0
+  tz-cli rewrap s3://bucket/sealed.tensors --keyfile a.key --replace-slot 0 --add-passphrase-file pass
+  tz-cli rewrap sealed.tensors                    list the slots";
+
+/// Change which keys and passphrases open a sealed file
+///
+/// Rewrites the front of the file; tensors stay as they are, on S3 by a copy on the server. Without a change it lists
+/// the slots, which needs no key. A removed key opens copies made before.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// A sealed .tensors file on disk or S3
+    #[arg(value_name = "URI")]
+    source: String,
+    /// A key that will open the file; may be repeated
+    #[arg(long, value_name = "FILE")]
+    add_keyfile: Vec<String>,
+    /// A passphrase that will open the file; may be repeated
+    #[arg(long, value_name = "FILE")]
+    add_passphrase_file: Vec<PathBuf>,
+    /// A slot to remove, by number; may be repeated
+    #[arg(long, value_name = "N")]
+    remove_slot: Vec<usize>,
+    /// A slot that the one added key or passphrase takes over
+    #[arg(long, value_name = "N", conflicts_with = "remove_slot")]
+    replace_slot: Option<usize>,
+    #[command(flatten)]
+    seal: SealArgs,
+}
+
+pub(crate) fn run(args: &Args, session: &Session) -> Result<Rewrapped, Failure> {
+    let location = Location::parse(&args.source)?;
+    let recovered = recover_front(&location)?;
+    let changes = changes(args, session)?;
+    let options = if changes.is_empty() {
+        session.access.open_front()?
+    } else {
+        session.access.open(Plain::Refuse)?
+    };
+    let file = TensorFile::open_with(&location, &options)?;
+    let mut front = file.front().clone();
+    if !changes.is_empty() {
+        if options.secrets.is_empty() {
+            return Err(tz_io::IoError::KeyMissing { location: location.to_string() }.into());
+        }
+        let old = file.front_bytes()?;
+        let new = rewrap(&front, &old, &options.secrets, &KdfLimits::default(), &changes)?;
+        replace_front(&location, &old, &new, &options.remote)?;
+        front = TensorFile::open_with(&location, &session.access.open_front()?)?.front().clone();
+    }
+    let slots = key_slots(&front)?.into_iter().enumerate().map(|(number, slot)| Slot {
+        number,
+        kind: match slot.kind {
+            1 => "key",
+            2 => "passphrase",
+            _ => "unknown",
+        },
+        key_id: slot.key_id.map(|id| id.iter().map(|byte| format!("{byte:02x}")).collect()),
+    });
+    Ok(Rewrapped {
+        location: location.to_string(),
+        changed: !changes.is_empty(),
+        recovered,
+        slots: slots.collect(),
+    })
+}
+
+fn changes(args: &Args, session: &Session) -> Result<Vec<SlotChange>, Failure> {
+    let mut added = Vec::new();
+    for place in &args.add_keyfile {
+        added.push(SealSecret::Key(session.access.key(place)?));
+    }
+    for path in &args.add_passphrase_file {
+        added.push(args.seal.passphrase(session.access.passphrase_of(path)?));
+    }
+    if let Some(number) = args.replace_slot {
+        let mut added = added.into_iter();
+        return match (added.next(), added.next()) {
+            (Some(one), None) => Ok(vec![SlotChange::Replace(number, one)]),
+            _ => Err(Failure::usage(
+                "--replace-slot takes exactly one --add-keyfile or --add-passphrase-file",
+            )),
+        };
+    }
+    let removed = args.remove_slot.iter().map(|&number| SlotChange::Remove(number));
+    Ok(removed.chain(added.into_iter().map(SlotChange::Add)).collect())
+}
