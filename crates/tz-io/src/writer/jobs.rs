@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use tz_format::{CipherPlan, HashKind, Layout};
+use tz_format::{CipherPlan, HashKind, Layout, TensorEntry};
 
 use crate::error::IoError;
 
@@ -46,16 +46,19 @@ pub(crate) fn plan(
     };
     // Encryption takes a second buffer, and never less than a chunk.
     let copies = if layout.options().cipher.is_some() { 3 } else { 2 };
-    let least = chunk.max(MIN_PIECE);
-    let workers = (1..=workers).rev().find(|&workers| per_worker(workers) >= copies * least);
-    let Some(workers) = workers else {
+    // While a header is made there are three of it: with hashes, without, and what they cover.
+    let header = 3 * layout.entries().iter().map(TensorEntry::header_len).max().unwrap_or(0);
+    let least = chunk.max(MIN_PIECE).max(header);
+    let affordable = usize::try_from(limit / (copies * least)).unwrap_or(usize::MAX);
+    if affordable == 0 {
         return Err(IoError::MemoryLimit {
             location: location.to_owned(),
             what: "one piece and its header",
             needed: copies * least,
             limit,
         });
-    };
+    }
+    let workers = workers.min(affordable);
     let mut piece_len = MAX_PIECE;
     while piece_len * copies > per_worker(workers) {
         piece_len /= 2;
@@ -68,7 +71,8 @@ pub(crate) fn plan(
     let mut list: Vec<Job> = Vec::new();
     let mut run_start = 0;
     for (tensor, entry) in layout.entries().iter().enumerate() {
-        if entry.data_end() - entry.header_offset > piece_len {
+        // A header without data is a run, however long it is: there is no piece that it could follow.
+        if entry.data_len > 0 && entry.data_end() - entry.header_offset > piece_len {
             list.extend(pieces(tensor, entry.data_len, piece_len, in_order));
             continue;
         }
