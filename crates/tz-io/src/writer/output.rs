@@ -28,6 +28,10 @@ pub(crate) trait Output: Sync {
     }
 }
 
+/// Longest part of the destination's name that a temporary file repeats, in bytes: with what surrounds it, it must not
+/// exceed the 255 bytes that file systems allow.
+const MAX_PREFIX: usize = 200;
+
 /// A temporary file beside the destination that takes its name when it is whole.
 #[derive(Debug)]
 pub(crate) struct LocalOutput {
@@ -38,12 +42,14 @@ pub(crate) struct LocalOutput {
 
 impl LocalOutput {
     pub(crate) fn create(path: &Path, name: &str, len: u64) -> Result<Self, IoError> {
+        let path = &target(path);
         let file_name = path.file_name().map(|name| name.to_string_lossy().into_owned());
         let Some(file_name) = file_name.filter(|_| !path.is_dir()) else {
             return Err(IoError::io(name, "create")(io::ErrorKind::IsADirectory.into()));
         };
+        let prefix = file_name.get(..file_name.floor_char_boundary(MAX_PREFIX)).unwrap_or_default();
         let file = tempfile::Builder::new()
-            .prefix(&format!(".{file_name}."))
+            .prefix(&format!(".{prefix}."))
             .suffix(".tmp")
             // What `File::create` gives, the umask applied: temporary files are private by default.
             .permissions(std::fs::Permissions::from_mode(0o666))
@@ -76,6 +82,14 @@ impl LocalOutput {
     }
 }
 
+/// The file that a link leads to: the link stays, as it does for every program that opens it for writing. It may be
+/// `/dev/stdout`, which the rename would otherwise take away from the whole machine.
+fn target(path: &Path) -> PathBuf {
+    let is_link = path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink());
+    let target = if is_link { path.canonicalize().ok() } else { None };
+    target.unwrap_or_else(|| path.to_owned())
+}
+
 fn folder(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
@@ -89,7 +103,33 @@ impl Output for LocalOutput {
 /// Keeps the frame and drops the data, which [`StreamOutput::emit`] reads again.
 #[derive(Debug, Default)]
 pub(crate) struct StreamOutput {
-    frames: Mutex<Vec<(u64, Vec<u8>)>>,
+    frames: Mutex<Vec<Frame>>,
+}
+
+/// Part of the frame. Padding, which is most of an aligned header, is counted, not kept.
+#[derive(Debug)]
+struct Frame {
+    offset: u64,
+    head: Box<[u8]>,
+    zeros: usize,
+    /// What stands after the padding: in a header, the data length.
+    tail: Box<[u8]>,
+}
+
+impl Frame {
+    fn new(offset: u64, bytes: &[u8]) -> Self {
+        let (body, tail) = bytes.split_at(bytes.len().saturating_sub(8));
+        let head_len = body.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+        let (head, padding) = body.split_at(head_len);
+        Self { offset, head: head.into(), zeros: padding.len(), tail: tail.into() }
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        let mut bytes = self.head.to_vec();
+        bytes.resize(self.head.len() + self.zeros, 0);
+        bytes.extend_from_slice(&self.tail);
+        bytes
+    }
 }
 
 impl Output for StreamOutput {
@@ -98,7 +138,8 @@ impl Output for StreamOutput {
     }
 
     fn frame(&self, offset: u64, bytes: &[u8]) -> Result<(), IoError> {
-        self.frames.lock().unwrap_or_else(PoisonError::into_inner).push((offset, bytes.to_vec()));
+        let frame = Frame::new(offset, bytes);
+        self.frames.lock().unwrap_or_else(PoisonError::into_inner).push(frame);
         Ok(())
     }
 
@@ -118,18 +159,16 @@ impl StreamOutput {
         options: &WriteOptions,
     ) -> Result<(), IoError> {
         let mut frames = self.frames.into_inner().unwrap_or_else(PoisonError::into_inner);
-        frames.sort_unstable_by_key(|(offset, _)| *offset);
+        frames.sort_unstable_by_key(|frame| frame.offset);
         let mut buffer = vec![0; 1 << 20];
         let mut frames = frames.into_iter();
         let mut write = |bytes: &[u8]| sink.write_all(bytes).map_err(IoError::io(name, "write"));
         // The frames are: front, one header per tensor, terminator.
-        if let Some((_, front)) = frames.next() {
-            write(&front)?;
+        if let Some(front) = frames.next() {
+            write(&front.bytes())?;
         }
-        for ((_, header), (tensor, entry)) in
-            frames.by_ref().zip(layout.entries().iter().enumerate())
-        {
-            write(&header)?;
+        for (header, (tensor, entry)) in frames.by_ref().zip(layout.entries().iter().enumerate()) {
+            write(&header.bytes())?;
             let mut offset = 0;
             while offset < entry.data_len {
                 options.cancel.check()?;
