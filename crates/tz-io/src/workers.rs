@@ -39,7 +39,10 @@ pub(crate) fn for_each<S>(
     std::thread::scope(|scope| {
         // The calling thread works too: one reader needs no thread at all.
         for _ in 1..threads.min(pieces) {
-            scope.spawn(run);
+            // Where the system gives no more threads, those that there are do the work.
+            if std::thread::Builder::new().spawn_scoped(scope, run).is_err() {
+                break;
+            }
         }
         run();
     });
