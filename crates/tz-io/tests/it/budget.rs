@@ -1,6 +1,6 @@
 //! Memory in flight never exceeds the pool, however small it is, and everything comes back.
 
-use std::sync::mpsc;
+use std::sync::{Mutex, mpsc};
 
 use tz_io::testing::{MemoryFile, PaintedTensors, RecordingPool, paint};
 use tz_io::{BufferPool, Cancel, HeapPool, IoError, Piece, PlanOptions, ReadOptions, WriteOptions};
@@ -166,10 +166,13 @@ fn cancelling_frees_everything_wherever_it_strikes() {
             let pool = counting(128 << 10, 2);
             let mut options = readers(threads);
             options.cancel = Cancel::default();
-            let seen = std::sync::atomic::AtomicUsize::new(0);
+            let seen = Mutex::new(0);
             let consume = |piece: Piece| {
                 drop(piece);
-                if seen.fetch_add(1, std::sync::atomic::Ordering::SeqCst) + 1 == after {
+                // Under the lock, so that no other piece is done between the count and the flag.
+                let mut seen = seen.lock().expect("no panic");
+                *seen += 1;
+                if *seen == after {
                     options.cancel.cancel();
                 }
                 Ok(())

@@ -1,5 +1,7 @@
 //! The exact requests of each scenario. A change here needs a reason in the commit message.
 
+#![expect(clippy::single_range_in_vec_init, reason = "some scenarios make one request")]
+
 use std::io::{Cursor, IoSliceMut};
 use std::ops::Range;
 use std::sync::{Condvar, Mutex};

@@ -8,3 +8,4 @@ mod encrypted;
 mod faults;
 mod io_pattern;
 mod round_trip;
+mod write;
