@@ -44,6 +44,8 @@ pub(super) struct Args {
 struct Report<'a> {
     schema: u32,
     bytes: u64,
+    /// Processes that wanted to run in the minute before; above 1 the figures mean little.
+    load_before: f64,
     folder: &'a Path,
     series: &'a [Series],
     targets: &'a [Target],
@@ -52,6 +54,7 @@ struct Report<'a> {
 pub(super) fn run(args: &Args) -> Result<()> {
     let python = Python::ready()?;
     let product = Product::build()?;
+    let load_before = load_average();
     let parent = parent(args)?;
     let folder = tempfile::Builder::new().prefix("tz-bench-").tempdir_in(&parent)?;
     let files = Files::make(&product, folder.path(), args.size)?;
@@ -67,13 +70,24 @@ pub(super) fn run(args: &Args) -> Result<()> {
         args.common.rounds,
     );
     println!("{}\n{}", render(&series, files.bytes), render_targets(&targets));
+    if load_before > 1.0 {
+        println!(
+            "The machine was busy before it began (load {load_before}): do not quote this run."
+        );
+    }
     if let Some(path) = &args.common.json {
         let (bytes, series, targets) = (files.bytes, &*series, &*targets);
-        let report = Report { schema: 1, bytes, folder: &parent, series, targets };
+        let report = Report { schema: 1, bytes, load_before, folder: &parent, series, targets };
         fs::write(path, serde_json::to_string_pretty(&report)?)
             .with_context(|| path.display().to_string())?;
     }
     Ok(())
+}
+
+/// The one-minute load average; unknown counts as idle.
+fn load_average() -> f64 {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(0.0)
 }
 
 /// Memory-backed storage if there is room for checkpoint, file, copy and one load.
@@ -153,7 +167,7 @@ fn loads<'a>(product: &'a Product, python: &'a Python, files: &'a Files) -> Vec<
         }
     }
     for (name, options) in [
-        ("safetensors, mapped, untouched", &["safetensors"][..]),
+        ("safetensors, mapped, every page touched", &["safetensors"][..]),
         ("safetensors, cloned", &["safetensors", "--clone"]),
     ] {
         let arguments = joined(options, &[&files.checkpoint]);
