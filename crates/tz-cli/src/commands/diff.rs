@@ -5,6 +5,7 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tz_format::TensorPath;
+use tz_io::Selection;
 
 use crate::access::Plain;
 use crate::args::{EffortArgs, FilterArgs};
@@ -59,8 +60,8 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Differences, Failure
     }
     a.require_unlocked()?;
     b.require_unlocked()?;
-    let (in_a, in_b) = selected(&a, &b, &job)?;
-    let pairs = Pairs::new(&a, &in_a, &b, &in_b);
+    let [a, b] = sides(&a, &b, session.globs(&args.filter))?;
+    let pairs = Pairs::new(&a, &b);
     let bytes = pairs.comparable.iter().map(|pair| pair.bytes).sum();
     let bar = session.bar("comparing", bytes);
     let contents = compare(&a, &b, &pairs.comparable, &job)?;
@@ -79,12 +80,47 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Differences, Failure
     })
 }
 
-/// What the filter selects on either side; it must select something on one of them.
-fn selected(a: &Source, b: &Source, job: &Job) -> Result<(Vec<usize>, Vec<usize>), Failure> {
-    match (a.select(&job.selection), b.select(&job.selection)) {
-        (Err(failure), Err(_)) => Err(failure),
-        (in_a, in_b) => Ok((in_a.unwrap_or_default(), in_b.unwrap_or_default())),
+/// A model, and which of its tensors are compared.
+#[derive(Debug)]
+struct Side<'a> {
+    source: &'a Source,
+    /// Positions, ascending.
+    tensors: Vec<usize>,
+    /// The same as `tz_io` takes it.
+    selection: Selection,
+}
+
+/// What the filter selects on either side. Every glob must select something, but one side is enough.
+fn sides<'a>(a: &'a Source, b: &'a Source, globs: &[String]) -> Result<[Side<'a>; 2], Failure> {
+    let sources = [a, b];
+    let mut matching: [Vec<String>; 2] = [Vec::new(), Vec::new()];
+    for glob in globs {
+        let selection = Session::select(std::slice::from_ref(glob))?;
+        let found = sources.map(|source| source.select(&selection));
+        if let [Err(_), Err(failure)] = found {
+            return Err(failure);
+        }
+        for (own, found) in matching.iter_mut().zip(found) {
+            own.extend(found.is_ok().then(|| glob.clone()));
+        }
     }
+    let [in_a, in_b] = matching;
+    let side = |source: &'a Source, own: Vec<String>| -> Result<Side<'a>, Failure> {
+        let selection = Session::select(&own)?;
+        // No globs would select everything.
+        let nothing = own.is_empty() && !globs.is_empty();
+        let tensors = if nothing {
+            Vec::new()
+        } else {
+            source.select(&selection)?
+        };
+        Ok(Side {
+            source,
+            tensors,
+            selection,
+        })
+    };
+    Ok([side(a, in_a)?, side(b, in_b)?])
 }
 
 /// A place in the report.
@@ -105,35 +141,52 @@ struct Pairs {
 }
 
 impl Pairs {
-    fn new(a: &Source, in_a: &[usize], b: &Source, in_b: &[usize]) -> Self {
-        let rows = || b.rows(in_b).zip(in_b);
+    fn new(a: &Side<'_>, b: &Side<'_>) -> Self {
+        let rows = || b.source.rows(&b.tensors).zip(&b.tensors);
         let by_path: HashMap<&TensorPath, usize> = rows().map(|(row, &i)| (row.path, i)).collect();
         // A nested path and the name that a flat format makes of it are the same tensor.
         let by_name: HashMap<String, usize> =
             rows().map(|(row, &i)| (row.path.to_string(), i)).collect();
-        let mut pairs = Self { comparable: Vec::new(), differences: Vec::new() };
+        let mut pairs = Self {
+            comparable: Vec::new(),
+            differences: Vec::new(),
+        };
         let mut missing: HashMap<usize, Row<'_>> = rows().map(|(row, &i)| (i, row)).collect();
-        for (row, &i) in a.rows(in_a).zip(in_a) {
+        for (row, &i) in a.source.rows(&a.tensors).zip(&a.tensors) {
             let name = row.path.to_string();
             let other = by_path.get(row.path).or_else(|| by_name.get(&name));
             let other = other.and_then(|&at| Some((at, missing.remove(&at)?)));
             let what = match other {
                 None => What::OnlyInA,
-                Some((_, other)) if other.dtype.name() != row.dtype.name() => {
-                    What::Dtype { a: row.dtype.name(), b: other.dtype.name() }
-                }
-                Some((_, other)) if other.shape != row.shape => {
-                    What::Shape { a: row.shape.to_vec(), b: other.shape.to_vec() }
-                }
+                Some((_, other)) if other.dtype.name() != row.dtype.name() => What::Dtype {
+                    a: row.dtype.name(),
+                    b: other.dtype.name(),
+                },
+                Some((_, other)) if other.shape != row.shape => What::Shape {
+                    a: row.shape.to_vec(),
+                    b: other.shape.to_vec(),
+                },
                 Some((at, _)) => {
-                    pairs.comparable.push(Pair { a: i, b: at, bytes: row.byte_len });
+                    pairs.comparable.push(Pair {
+                        a: i,
+                        b: at,
+                        bytes: row.byte_len,
+                    });
                     continue;
                 }
             };
-            pairs.differences.push(((false, i), Difference { name, what }));
+            pairs
+                .differences
+                .push(((false, i), Difference { name, what }));
         }
         let only = missing.into_iter().map(|(i, row)| {
-            ((true, i), Difference { name: row.path.to_string(), what: What::OnlyInB })
+            (
+                (true, i),
+                Difference {
+                    name: row.path.to_string(),
+                    what: What::OnlyInB,
+                },
+            )
         });
         pairs.differences.extend(only);
         pairs
@@ -142,21 +195,40 @@ impl Pairs {
 
 /// Compares contents: one side is streamed, the other is read at the same places.
 fn compare(
-    a: &Source,
-    b: &Source,
+    a: &Side<'_>,
+    b: &Side<'_>,
     pairs: &[Pair],
     job: &Job,
 ) -> Result<Vec<(Place, Difference)>, Failure> {
+    if pairs.is_empty() {
+        return Ok(Vec::new());
+    }
     // A stream can only be the streamed side; apart from that, a .tensors file streams best.
-    let a_streams = a.is_stream() || (!b.is_stream() && matches!(a, Source::Tensors(_)));
-    let (streamed, other) = if a_streams { (a, b) } else { (b, a) };
-    let of = |pair: &Pair| if a_streams { (pair.a, pair.b) } else { (pair.b, pair.a) };
+    let a_streams =
+        a.source.is_stream() || (!b.source.is_stream() && matches!(a.source, Source::Tensors(_)));
+    let (side, other) = if a_streams {
+        (a, b.source)
+    } else {
+        (b, a.source)
+    };
+    let streamed = side.source;
+    let of = |pair: &Pair| {
+        if a_streams {
+            (pair.a, pair.b)
+        } else {
+            (pair.b, pair.a)
+        }
+    };
     let firsts: Vec<AtomicU64> = pairs.iter().map(|_| AtomicU64::new(u64::MAX)).collect();
-    let partners: HashMap<usize, (usize, &AtomicU64)> =
-        pairs.iter().zip(&firsts).map(|(pair, first)| (of(pair).0, (of(pair).1, first))).collect();
-    let selected = streamed.select(&job.selection)?;
+    let partners: HashMap<usize, (usize, &AtomicU64)> = pairs
+        .iter()
+        .zip(&firsts)
+        .map(|(pair, first)| (of(pair).0, (of(pair).1, first)))
+        .collect();
     let conversion = |source: &Source, tensor| {
-        source.row(tensor).map_or(Conversion::Keep, |row| Conversion::new(row.dtype, None))
+        source
+            .row(tensor)
+            .map_or(Conversion::Keep, |row| Conversion::new(row.dtype, None))
     };
     let sink = |tensor: usize, offset: u64, bytes: &[u8]| -> io::Result<()> {
         let Some(&(partner, first)) = partners.get(&tensor) else {
@@ -167,7 +239,13 @@ fn compare(
         first.fetch_min(found.unwrap_or(u64::MAX), Ordering::Relaxed);
         Ok(())
     };
-    streamed.stream(&selected, job, &sink)?;
+    let (selection, read) = (side.selection.clone(), job.read.clone());
+    let own = Job {
+        selection,
+        read,
+        threads: job.threads,
+    };
+    streamed.stream(&side.tensors, &own, &sink)?;
 
     // Meta tensors have no bytes to stream: their zeros are compared here.
     let metas: Vec<&Pair> = pairs
@@ -176,10 +254,14 @@ fn compare(
         .collect();
     let zeros = vec![0; BLOCK];
     parallel::for_each(metas.len(), job.threads, &job.read.cancel, |i| {
-        let Some(pair) = metas.get(i) else { return Ok(()) };
+        let Some(pair) = metas.get(i) else {
+            return Ok(());
+        };
         let mut offset = 0;
         while offset < pair.bytes {
-            let step = usize::try_from(pair.bytes - offset).unwrap_or(BLOCK).min(BLOCK);
+            let step = usize::try_from(pair.bytes - offset)
+                .unwrap_or(BLOCK)
+                .min(BLOCK);
             sink(of(pair).0, offset, zeros.get(..step).unwrap_or_default())
                 .map_err(|error| other.failed(of(pair).1, error))?;
             offset += step as u64;
@@ -188,8 +270,14 @@ fn compare(
     })?;
     let differing = pairs.iter().zip(&firsts).filter_map(|(pair, first)| {
         let offset = Some(first.load(Ordering::Relaxed)).filter(|&offset| offset != u64::MAX)?;
-        let name = a.row(pair.a)?.path.to_string();
-        Some(((false, pair.a), Difference { name, what: What::Contents { offset } }))
+        let name = a.source.row(pair.a)?.path.to_string();
+        Some((
+            (false, pair.a),
+            Difference {
+                name,
+                what: What::Contents { offset },
+            },
+        ))
     });
     Ok(differing.collect())
 }
@@ -221,7 +309,11 @@ fn differs(
             &turned
         };
         if ours != theirs {
-            let same = ours.iter().zip(theirs.iter()).take_while(|(a, b)| a == b).count();
+            let same = ours
+                .iter()
+                .zip(theirs.iter())
+                .take_while(|(a, b)| a == b)
+                .count();
             return Ok(Some(at + same as u64));
         }
     }

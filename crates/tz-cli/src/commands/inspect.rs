@@ -41,7 +41,9 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Inspection, Failure>
     let mut report = describe(&front.header, &front.extension, file.location());
     report.file_bytes = file.source().len();
     for tensor in selected {
-        let Some(entry) = front.entries.get(tensor) else { continue };
+        let Some(entry) = front.entries.get(tensor) else {
+            continue;
+        };
         let mut row = row(entry);
         row.hashes = hashes(file, tensor, args.hashes)?;
         report.push(row);
@@ -77,7 +79,11 @@ pub(super) fn describe(header: &FileHeader, extension: &Extension, location: &st
         },
         tensors: Vec::new(),
         location: location.to_owned(),
-        flags: flags.into_iter().filter(|(set, _)| *set).map(|(_, name)| name).collect(),
+        flags: flags
+            .into_iter()
+            .filter(|(set, _)| *set)
+            .map(|(_, name)| name)
+            .collect(),
     }
 }
 

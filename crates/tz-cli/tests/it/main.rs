@@ -1,1 +1,10 @@
-//! Tests of the binary.
+//! Tests of the binary, as a user runs it.
+
+mod case;
+mod commands;
+mod fixtures;
+mod help;
+mod interruptions;
+mod made;
+mod memory;
+mod run;
