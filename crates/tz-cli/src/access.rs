@@ -230,11 +230,9 @@ impl Access {
             zeroize::Zeroizing::new(vec![0; usize::try_from(len.min(33)).unwrap_or(33)]);
         source.read_into(0, &mut [IoSliceMut::new(&mut bytes)])?;
         Key::from_bytes(&bytes).map_err(|_| {
-            Failure::key(format!(
-                "{place}: a key file holds 32 bytes, this one {len}"
-            ))
-            .at(place)
-            .hint("`tz-cli keygen FILE` makes one; a passphrase goes into --passphrase-file")
+            Failure::key(format!("{place}: a key file holds 32 bytes, this one {len}"))
+                .at(place)
+                .hint("`tz-cli keygen FILE` makes one; a passphrase goes into --passphrase-file")
         })
     }
 
@@ -268,9 +266,7 @@ impl Access {
             |error| Failure::io(&path.display().to_string(), &format!("read {what}"), &error);
         let file = std::fs::File::open(path).map_err(failed)?;
         let mut bytes = Vec::new();
-        file.take(MAX_PASSPHRASE_LEN + 1)
-            .read_to_end(&mut bytes)
-            .map_err(failed)?;
+        file.take(MAX_PASSPHRASE_LEN + 1).read_to_end(&mut bytes).map_err(failed)?;
         if bytes.len() as u64 > MAX_PASSPHRASE_LEN {
             return Err(unusable(path, "larger than any secret"));
         }
@@ -279,9 +275,7 @@ impl Access {
 
     /// A secret that others can read is worth a word, not a refusal: containers mount them that way.
     fn warn_if_exposed(&self, path: &Path) {
-        let mode = path
-            .metadata()
-            .map_or(0, |metadata| metadata.permissions().mode());
+        let mode = path.metadata().map_or(0, |metadata| metadata.permissions().mode());
         if mode & 0o077 != 0 && !self.quiet {
             let path = path.display();
             say(&format!(
@@ -294,18 +288,11 @@ impl Access {
 
 fn unusable(path: &Path, why: &str) -> Failure {
     let path = path.display().to_string();
-    Failure::key(format!("{path}: {why}"))
-        .at(path)
-        .hint("check the file")
+    Failure::key(format!("{path}: {why}")).at(path).hint("check the file")
 }
 
 impl From<tz_crypto::CryptoError> for Failure {
     fn from(source: tz_crypto::CryptoError) -> Self {
-        IoError::Crypto {
-            location: "key".to_owned(),
-            tensor: None,
-            source,
-        }
-        .into()
+        IoError::Crypto { location: "key".to_owned(), tensor: None, source }.into()
     }
 }

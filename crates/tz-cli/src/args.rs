@@ -82,13 +82,7 @@ pub(crate) struct OutputArgs {
     #[arg(long, short, global = true, help_heading = "Output")]
     pub(crate) quiet: bool,
     /// Say more about the work done: counters and times
-    #[arg(
-        long,
-        short,
-        global = true,
-        help_heading = "Output",
-        conflicts_with = "quiet"
-    )]
+    #[arg(long, short, global = true, help_heading = "Output", conflicts_with = "quiet")]
     pub(crate) verbose: bool,
     /// Take settings from this file
     #[arg(
@@ -198,16 +192,9 @@ pub(crate) fn count(text: &str) -> Result<usize, String> {
 
 /// Element types that casts lead to, with torch's names.
 pub(crate) fn float(name: &str) -> Result<Element, String> {
-    let known = [
-        Element::Float16,
-        Element::Bfloat16,
-        Element::Float32,
-        Element::Float64,
-    ];
+    let known = [Element::Float16, Element::Bfloat16, Element::Float32, Element::Float64];
     let name = name.strip_prefix("torch.").unwrap_or(name);
-    let found = known
-        .into_iter()
-        .find(|&element| tz_format::Dtype::from(element).name() == name);
+    let found = known.into_iter().find(|&element| tz_format::Dtype::from(element).name() == name);
     found.ok_or_else(|| "one of float16, bfloat16, float32, float64 is needed".to_owned())
 }
 
@@ -232,9 +219,7 @@ const UNITS: &[(&str, u64)] = &[
 /// A number of bytes: `64MiB`, `1.5GB`, `512k`, `4096`.
 pub(crate) fn size(text: &str) -> Result<u64, String> {
     let text = text.trim();
-    let end = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
     let unit = unit.trim().to_ascii_lowercase();
     let scale = UNITS.iter().find(|(name, _)| *name == unit);
@@ -243,9 +228,7 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
     let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
     let too_large = || format!("{text} is more than 2^64 bytes");
     let whole: u64 = whole.parse().map_err(|_| wrong())?;
-    let digits = u32::try_from(fraction.len())
-        .ok()
-        .filter(|&digits| digits <= 9);
+    let digits = u32::try_from(fraction.len()).ok().filter(|&digits| digits <= 9);
     let power = 10_u64.pow(digits.ok_or_else(wrong)?);
     let fraction: u64 = fraction.parse().map_err(|_| wrong())?;
     let part = u128::from(fraction) * u128::from(scale) / u128::from(power);
@@ -279,17 +262,7 @@ mod tests {
         ] {
             assert_eq!(size(text), Ok(bytes), "{text}");
         }
-        for text in [
-            "",
-            "MiB",
-            "-1",
-            "1.2.3",
-            "1.",
-            ".5",
-            "5 parsecs",
-            "99999999999GiB",
-            "1e9",
-        ] {
+        for text in ["", "MiB", "-1", "1.2.3", "1.", ".5", "5 parsecs", "99999999999GiB", "1e9"] {
             assert!(size(text).is_err(), "{text}");
         }
     }

@@ -50,12 +50,7 @@ impl Config {
     fn parse(text: &str) -> Result<Self, String> {
         let config: Self = toml::from_str(text).map_err(|error| {
             let start = error.span().map_or(0, |span| span.start);
-            let line = text
-                .bytes()
-                .take(start)
-                .filter(|&byte| byte == b'\n')
-                .count()
-                + 1;
+            let line = text.bytes().take(start).filter(|&byte| byte == b'\n').count() + 1;
             format!("line {line}: {}", error.message())
         })?;
         if config.num_readers == Some(0) || config.limit_cpu_concurrency == Some(0) {
@@ -116,10 +111,7 @@ mod tests {
         };
         assert_eq!(config, Ok(expected));
         assert_eq!(Config::parse(""), Ok(Config::default()));
-        assert_eq!(
-            Config::parse("memory-limit = 5").unwrap().memory_limit,
-            Some(5)
-        );
+        assert_eq!(Config::parse("memory-limit = 5").unwrap().memory_limit, Some(5));
     }
 
     #[track_caller]
@@ -130,10 +122,7 @@ mod tests {
 
     #[test]
     fn mistakes_are_named_with_their_line() {
-        refused(
-            "quiet = true\nnum_readers = 2",
-            "line 2: unknown field `num_readers`",
-        );
+        refused("quiet = true\nnum_readers = 2", "line 2: unknown field `num_readers`");
         refused("num-readers = \"two\"", "line 1: invalid type");
         refused("\n\nmemory-limit = \"5 parsecs\"", "unit");
         refused("dtype = \"int8\"", "float32");

@@ -65,10 +65,7 @@ impl Conversion {
 
 /// Types that casts start from and lead to.
 fn is_float(element: Element) -> bool {
-    matches!(
-        element,
-        Element::Float16 | Element::Bfloat16 | Element::Float32 | Element::Float64
-    )
+    matches!(element, Element::Float16 | Element::Bfloat16 | Element::Float32 | Element::Float64)
 }
 
 fn cast(from: Dtype, to: Element, input: &[u8], output: &mut [u8]) {
@@ -96,10 +93,7 @@ fn words<const N: usize>(
         }
         read(word)
     });
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "rounding is what a cast is for"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "rounding is what a cast is for")]
     let narrow = |value: f64| value as f32;
     match to {
         Element::Float16 => write(values, output, |v| f16::from_f32(narrow(v)).to_le_bytes()),
@@ -136,89 +130,32 @@ mod tests {
     #[test]
     fn byte_order() {
         check("<f4", None, &[1, 2, 3, 4], &[1, 2, 3, 4]);
-        check(
-            ">f4",
-            None,
-            &[1, 2, 3, 4, 5, 6, 7, 8],
-            &[4, 3, 2, 1, 8, 7, 6, 5],
-        );
-        check(
-            ">c8",
-            None,
-            &[1, 2, 3, 4, 5, 6, 7, 8],
-            &[4, 3, 2, 1, 8, 7, 6, 5],
-        );
+        check(">f4", None, &[1, 2, 3, 4, 5, 6, 7, 8], &[4, 3, 2, 1, 8, 7, 6, 5]);
+        check(">c8", None, &[1, 2, 3, 4, 5, 6, 7, 8], &[4, 3, 2, 1, 8, 7, 6, 5]);
         check(">i2", Some(Element::Float32), &[1, 2], &[2, 1]);
     }
 
     #[test]
     fn casts_between_floats() {
-        let f32s = |values: &[f32]| {
-            values
-                .iter()
-                .flat_map(|v| v.to_le_bytes())
-                .collect::<Vec<_>>()
-        };
-        let bf16s = |bits: &[u16]| {
-            bits.iter()
-                .flat_map(|b| b.to_le_bytes())
-                .collect::<Vec<_>>()
-        };
+        let f32s = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>();
+        let bf16s = |bits: &[u16]| bits.iter().flat_map(|b| b.to_le_bytes()).collect::<Vec<_>>();
         let bf16_wire = "<V2\0torch.bfloat16";
-        check(
-            bf16_wire,
-            Some(Element::Float32),
-            &bf16s(&[0x3f80, 0xc000]),
-            &f32s(&[1.0, -2.0]),
-        );
+        check(bf16_wire, Some(Element::Float32), &bf16s(&[0x3f80, 0xc000]), &f32s(&[1.0, -2.0]));
         // A tie goes to the even mantissa, overflow to infinity.
-        let values = [
-            f32::from_bits(0x3f80_8000),
-            f32::from_bits(0x3f81_8000),
-            f32::MAX,
-        ];
-        check(
-            "<f4",
-            Some(Element::Bfloat16),
-            &f32s(&values),
-            &bf16s(&[0x3f80, 0x3f82, 0x7f80]),
-        );
-        check(
-            "<f4",
-            Some(Element::Float16),
-            &f32s(&[65504.0, 65520.0]),
-            &bf16s(&[0x7bff, 0x7c00]),
-        );
-        check(
-            "<f2",
-            Some(Element::Float64),
-            &bf16s(&[0x3c00]),
-            &1.0_f64.to_le_bytes(),
-        );
-        check(
-            ">f4",
-            Some(Element::Float64),
-            &1.5_f32.to_be_bytes(),
-            &1.5_f64.to_le_bytes(),
-        );
+        let values = [f32::from_bits(0x3f80_8000), f32::from_bits(0x3f81_8000), f32::MAX];
+        check("<f4", Some(Element::Bfloat16), &f32s(&values), &bf16s(&[0x3f80, 0x3f82, 0x7f80]));
+        check("<f4", Some(Element::Float16), &f32s(&[65504.0, 65520.0]), &bf16s(&[0x7bff, 0x7c00]));
+        check("<f2", Some(Element::Float64), &bf16s(&[0x3c00]), &1.0_f64.to_le_bytes());
+        check(">f4", Some(Element::Float64), &1.5_f32.to_be_bytes(), &1.5_f64.to_le_bytes());
     }
 
     #[test]
     fn what_is_no_float_stays() {
         let int = Dtype::from_name("int32").unwrap();
-        assert_eq!(
-            Conversion::new(int, Some(Element::Float16)),
-            Conversion::Keep
-        );
+        assert_eq!(Conversion::new(int, Some(Element::Float16)), Conversion::Keep);
         let float8 = Dtype::from_name("float8_e4m3fn").unwrap();
-        assert_eq!(
-            Conversion::new(float8, Some(Element::Float16)),
-            Conversion::Keep
-        );
+        assert_eq!(Conversion::new(float8, Some(Element::Float16)), Conversion::Keep);
         let same = Dtype::from_name("float16").unwrap();
-        assert_eq!(
-            Conversion::new(same, Some(Element::Float16)),
-            Conversion::Keep
-        );
+        assert_eq!(Conversion::new(same, Some(Element::Float16)), Conversion::Keep);
     }
 }

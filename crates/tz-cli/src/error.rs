@@ -25,13 +25,7 @@ pub(crate) struct Failure {
 impl Failure {
     fn new(exit: Exit, layer: &'static str, message: impl Into<String>, hint: &str) -> Self {
         let (message, hint) = (message.into(), hint.to_owned());
-        Self {
-            exit,
-            layer,
-            message,
-            location: None,
-            hint,
-        }
+        Self { exit, layer, message, location: None, hint }
     }
 
     /// The command line asks for something that cannot be done.
@@ -46,12 +40,8 @@ impl Failure {
 
     /// The operating system refused.
     pub(crate) fn io(location: &str, doing: &str, error: &io::Error) -> Self {
-        let failure = Self::new(
-            Exit::Io,
-            "io",
-            format!("{location}: {doing}: {error}"),
-            io_hint(error),
-        );
+        let failure =
+            Self::new(Exit::Io, "io", format!("{location}: {doing}: {error}"), io_hint(error));
         failure.at(location)
     }
 
@@ -76,12 +66,7 @@ impl Failure {
     }
 
     pub(crate) fn cancelled() -> Self {
-        Self::new(
-            Exit::Interrupted,
-            "cancelled",
-            "the work was cancelled",
-            "run it again",
-        )
+        Self::new(Exit::Interrupted, "cancelled", "the work was cancelled", "run it again")
     }
 
     #[must_use]
@@ -136,10 +121,7 @@ fn crypto_exit(error: &CryptoError) -> (Exit, &'static str) {
         (ErrorClass::Key, _) => (Exit::Key, KEY_HINT),
         (ErrorClass::Malformed, _) => (Exit::Malformed, DAMAGED),
         (ErrorClass::System, _) => (Exit::Io, "free some memory, and try again"),
-        _ => (
-            Exit::Usage,
-            "`tz-cli COMMAND --help` shows what a command takes",
-        ),
+        _ => (Exit::Usage, "`tz-cli COMMAND --help` shows what a command takes"),
     }
 }
 
@@ -147,11 +129,7 @@ impl From<IoError> for Failure {
     fn from(error: IoError) -> Self {
         let message = error.to_string();
         match error {
-            IoError::Io {
-                location,
-                doing,
-                source,
-            } => {
+            IoError::Io { location, doing, source } => {
                 if location == "standard output" {
                     return Self::stdout(source);
                 }
@@ -172,9 +150,7 @@ impl From<IoError> for Failure {
             IoError::KeyMissing { location } => {
                 Self::new(Exit::Key, "key", message, KEY_HINT).at(location)
             }
-            IoError::Crypto {
-                location, source, ..
-            } => {
+            IoError::Crypto { location, source, .. } => {
                 let (exit, hint) = crypto_exit(&source);
                 Self::new(exit, "key", message, hint).at(location)
             }

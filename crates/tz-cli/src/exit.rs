@@ -14,42 +14,14 @@ pub(crate) enum Exit {
 }
 
 const TABLE: &[(Exit, u8, &str)] = &[
-    (
-        Exit::Done,
-        0,
-        "done; a reader that closed the pipe early counts as done",
-    ),
-    (
-        Exit::CheckFailed,
-        1,
-        "the check said no: `verify` found damage, `diff` found differences",
-    ),
-    (
-        Exit::Usage,
-        2,
-        "the command line asks for something that cannot be done",
-    ),
+    (Exit::Done, 0, "done; a reader that closed the pipe early counts as done"),
+    (Exit::CheckFailed, 1, "the check said no: `verify` found damage, `diff` found differences"),
+    (Exit::Usage, 2, "the command line asks for something that cannot be done"),
     (Exit::Io, 3, "input, output or the network failed"),
-    (
-        Exit::Malformed,
-        4,
-        "the file is malformed, damaged or of an unsupported kind",
-    ),
-    (
-        Exit::Key,
-        5,
-        "a key is missing or wrong, or authentication failed",
-    ),
-    (
-        Exit::Interrupted,
-        130,
-        "interrupted (SIGINT); nothing half-written is left",
-    ),
-    (
-        Exit::Terminated,
-        143,
-        "terminated (SIGTERM); nothing half-written is left",
-    ),
+    (Exit::Malformed, 4, "the file is malformed, damaged or of an unsupported kind"),
+    (Exit::Key, 5, "a key is missing or wrong, or authentication failed"),
+    (Exit::Interrupted, 130, "interrupted (SIGINT); nothing half-written is left"),
+    (Exit::Terminated, 143, "terminated (SIGTERM); nothing half-written is left"),
 ];
 
 impl Exit {
@@ -60,9 +32,7 @@ impl Exit {
 
     /// The table as `--help` and the manual show it.
     pub(crate) fn help() -> String {
-        let rows = TABLE
-            .iter()
-            .map(|(_, code, meaning)| format!("  {code:>3}  {meaning}"));
+        let rows = TABLE.iter().map(|(_, code, meaning)| format!("  {code:>3}  {meaning}"));
         format!("Exit codes:\n{}", rows.collect::<Vec<_>>().join("\n"))
     }
 }

@@ -9,15 +9,8 @@ pub(crate) struct NewFolders(Vec<PathBuf>);
 impl NewFolders {
     /// `path` and those of its parents that do not exist.
     pub(crate) fn towards(path: &Path) -> Self {
-        let missing = path
-            .ancestors()
-            .take_while(|path| !path.as_os_str().is_empty());
-        Self(
-            missing
-                .take_while(|path| !path.exists())
-                .map(Path::to_path_buf)
-                .collect(),
-        )
+        let missing = path.ancestors().take_while(|path| !path.as_os_str().is_empty());
+        Self(missing.take_while(|path| !path.exists()).map(Path::to_path_buf).collect())
     }
 
     pub(crate) fn keep(mut self) {

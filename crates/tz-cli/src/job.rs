@@ -21,11 +21,7 @@ pub(crate) struct Speech {
 impl Speech {
     /// What the command line alone says.
     pub(crate) fn typed(args: &OutputArgs) -> Self {
-        Self {
-            json: args.json,
-            quiet: args.quiet,
-            verbose: args.verbose,
-        }
+        Self { json: args.json, quiet: args.quiet, verbose: args.verbose }
     }
 }
 
@@ -45,12 +41,7 @@ impl Session {
         access: &AccessArgs,
         cancel: Cancel,
     ) -> Result<Self, Failure> {
-        let config = args
-            .config
-            .as_deref()
-            .map(Config::load)
-            .transpose()?
-            .unwrap_or_default();
+        let config = args.config.as_deref().map(Config::load).transpose()?.unwrap_or_default();
         let typed = Speech::typed(args);
         let speech = Speech {
             json: typed.json || config.json,
@@ -58,13 +49,7 @@ impl Session {
             ..typed
         };
         let access = Access::new(access, &config, speech.quiet);
-        Ok(Self {
-            speech,
-            cancel,
-            progress: Progress::default(),
-            access,
-            config,
-        })
+        Ok(Self { speech, cancel, progress: Progress::default(), access, config })
     }
 
     /// A bar on standard error while it lives, where a person is looking.
@@ -93,11 +78,7 @@ impl Session {
 
     /// The globs themselves; none select everything.
     pub(crate) fn globs<'a>(&'a self, args: &'a FilterArgs) -> &'a [String] {
-        if args.filter.is_empty() {
-            &self.config.filter
-        } else {
-            &args.filter
-        }
+        if args.filter.is_empty() { &self.config.filter } else { &args.filter }
     }
 
     pub(crate) fn select(globs: &[String]) -> Result<Selection, Failure> {
@@ -135,34 +116,24 @@ impl Session {
         verify: Option<VerifyArgs>,
     ) -> Result<Job, Failure> {
         let cores = self.cores(effort);
-        let readers = match (
-            effort.num_readers.or(self.config.num_readers),
-            self.core_limit(effort),
-        ) {
-            // Readers hash what they read, so the limit on cores holds for them too.
-            (Some(readers), Some(limit)) => Some(readers.min(limit)),
-            (readers, limit) => readers.or(limit),
-        };
+        let readers =
+            match (effort.num_readers.or(self.config.num_readers), self.core_limit(effort)) {
+                // Readers hash what they read, so the limit on cores holds for them too.
+                (Some(readers), Some(limit)) => Some(readers.min(limit)),
+                (readers, limit) => readers.or(limit),
+            };
         let threads = readers.unwrap_or(cores.min(DEFAULT_MAX_READERS));
         let mut read = ReadOptions::default();
         read.readers = readers;
-        read.verify = verify
-            .map(|args| self.verify(args))
-            .transpose()?
-            .unwrap_or(false);
+        read.verify = verify.map(|args| self.verify(args)).transpose()?.unwrap_or(false);
         read.memory_limit = self.memory_limit(effort);
         read.cancel = self.cancel.clone();
         read.progress = self.progress.clone();
-        Ok(Job {
-            selection: self.selection(filter)?,
-            threads,
-            read,
-        })
+        Ok(Job { selection: self.selection(filter)?, threads, read })
     }
 
     fn core_limit(&self, args: &EffortArgs) -> Option<usize> {
-        args.limit_cpu_concurrency
-            .or(self.config.limit_cpu_concurrency)
+        args.limit_cpu_concurrency.or(self.config.limit_cpu_concurrency)
     }
 }
 
@@ -187,21 +158,16 @@ mod tests {
     use super::*;
 
     fn session(config: Config) -> Session {
-        let mut session = Session::new(
-            &OutputArgs::default(),
-            &AccessArgs::default(),
-            Cancel::default(),
-        )
-        .unwrap();
+        let mut session =
+            Session::new(&OutputArgs::default(), &AccessArgs::default(), Cancel::default())
+                .unwrap();
         session.config = config;
         session
     }
 
     fn job(config: Config, effort: &EffortArgs) -> Job {
         let verify = Some(VerifyArgs::default());
-        session(config)
-            .job(&FilterArgs::default(), effort, verify)
-            .unwrap()
+        session(config).job(&FilterArgs::default(), effort, verify).unwrap()
     }
 
     #[test]
@@ -213,10 +179,7 @@ mod tests {
             ..Config::default()
         };
         let by_file = job(config.clone(), &EffortArgs::default());
-        assert_eq!(
-            (by_file.threads, by_file.read.memory_limit),
-            (3, Some(5 << 20))
-        );
+        assert_eq!((by_file.threads, by_file.read.memory_limit), (3, Some(5 << 20)));
         assert!(!by_file.read.verify);
         let effort = EffortArgs {
             num_readers: Some(7),
@@ -224,18 +187,12 @@ mod tests {
             ..EffortArgs::default()
         };
         let by_option = job(config, &effort);
-        assert_eq!(
-            (by_option.threads, by_option.read.memory_limit),
-            (7, Some(1 << 20))
-        );
+        assert_eq!((by_option.threads, by_option.read.memory_limit), (7, Some(1 << 20)));
     }
 
     #[test]
     fn a_limit_on_cores_holds_for_readers() {
-        let mut effort = EffortArgs {
-            num_readers: Some(8),
-            ..EffortArgs::default()
-        };
+        let mut effort = EffortArgs { num_readers: Some(8), ..EffortArgs::default() };
         assert_eq!(job(Config::default(), &effort).threads, 8);
         effort.limit_cpu_concurrency = Some(2);
         assert_eq!(job(Config::default(), &effort).threads, 2);
@@ -246,9 +203,7 @@ mod tests {
     #[test]
     fn what_has_no_say_in_verification_reads_unverified() {
         let session = session(Config::default());
-        let job = session
-            .job(&FilterArgs::default(), &EffortArgs::default(), None)
-            .unwrap();
+        let job = session.job(&FilterArgs::default(), &EffortArgs::default(), None).unwrap();
         assert!(!job.read.verify);
     }
 }

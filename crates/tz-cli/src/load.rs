@@ -29,10 +29,7 @@ pub(crate) struct Loaded {
 
 /// The memory that tensors were loaded into.
 #[derive(Debug)]
-#[expect(
-    dead_code,
-    reason = "held, so that the memory is there until the figures are taken"
-)]
+#[expect(dead_code, reason = "held, so that the memory is there until the figures are taken")]
 pub(crate) enum Kept {
     /// By tensor.
     Tensors(HostTensors),
@@ -58,29 +55,16 @@ pub(crate) fn load(
 ) -> Result<Loaded, Failure> {
     source.require_unlocked()?;
     let conversion = |row: &Row<'_>| Conversion::new(row.dtype, dtype);
-    let bytes = source
-        .rows(tensors)
-        .map(|row| conversion(&row).offset(row.byte_len))
-        .sum();
+    let bytes = source.rows(tensors).map(|row| conversion(&row).offset(row.byte_len)).sum();
     if job.read.memory_limit.is_some_and(|limit| bytes > limit) {
         let stats = source.stream(tensors, job, &|_, _, _| Ok(()))?;
-        return Ok(Loaded {
-            stats,
-            bytes,
-            kept: Kept::Nothing,
-        });
+        return Ok(Loaded { stats, bytes, kept: Kept::Nothing });
     }
-    let casts = dtype.is_some()
-        && source
-            .rows(tensors)
-            .any(|row| conversion(&row) != Conversion::Keep);
+    let casts =
+        dtype.is_some() && source.rows(tensors).any(|row| conversion(&row) != Conversion::Keep);
     if let (Source::Tensors(file), false) = (source, casts) {
         let tensors = file.load(&job.selection, &job.read)?;
-        return Ok(Loaded {
-            stats: *tensors.stats(),
-            bytes,
-            kept: Kept::Tensors(tensors),
-        });
+        return Ok(Loaded { stats: *tensors.stats(), bytes, kept: Kept::Tensors(tensors) });
     }
     let mut memory = Memory::reserve(source, tensors, dtype)?;
     let stats = if casts {
@@ -88,11 +72,7 @@ pub(crate) fn load(
     } else {
         memory.fill_directly(source, tensors, job)?
     };
-    Ok(Loaded {
-        stats,
-        bytes,
-        kept: Kept::Memory(memory.buffer),
-    })
+    Ok(Loaded { stats, bytes, kept: Kept::Memory(memory.buffer) })
 }
 
 /// One block of memory with a place for every tensor.
@@ -117,21 +97,14 @@ impl Memory {
         let mut end = 0_u64;
         for row in source.rows(tensors) {
             let conversion = Conversion::new(row.dtype, dtype);
-            let start = end
-                .checked_next_multiple_of(ALIGNMENT)
-                .ok_or_else(too_large)?;
-            end = start
-                .checked_add(conversion.offset(row.byte_len))
-                .ok_or_else(too_large)?;
+            let start = end.checked_next_multiple_of(ALIGNMENT).ok_or_else(too_large)?;
+            end = start.checked_add(conversion.offset(row.byte_len)).ok_or_else(too_large)?;
             let start = usize::try_from(start).map_err(|_| too_large())?;
             places.push((start, conversion, row.byte_len));
         }
         let len = usize::try_from(end).map_err(|_| too_large())?;
         // A pool of one buffer is a block of huge pages.
-        let buffer = HeapPool::new(len, 1)
-            .map_err(failed)?
-            .acquire()
-            .ok_or_else(too_large)?;
+        let buffer = HeapPool::new(len, 1).map_err(failed)?.acquire().ok_or_else(too_large)?;
         Ok(Self { buffer, places })
     }
 
@@ -166,9 +139,7 @@ impl Memory {
         let conversions: Vec<Conversion> = self.places.iter().map(|place| place.1).collect();
         let (firsts, slots) = self.slots();
         source.stream(tensors, job, &|tensor, mut offset, mut bytes| {
-            let at = tensors
-                .binary_search(&tensor)
-                .map_err(|_| io::ErrorKind::InvalidInput)?;
+            let at = tensors.binary_search(&tensor).map_err(|_| io::ErrorKind::InvalidInput)?;
             let found = firsts.get(at).zip(conversions.get(at));
             let (&first, &conversion) = found.ok_or(io::ErrorKind::InvalidInput)?;
             // Pieces are cut by another measure than slots, but neither splits an element.
@@ -176,9 +147,8 @@ impl Memory {
                 let (number, within) = (offset / SLOT_BYTES, offset % SLOT_BYTES);
                 let step = usize::try_from(SLOT_BYTES - within).unwrap_or(usize::MAX);
                 let (now, later) = bytes.split_at(bytes.len().min(step));
-                let slot = usize::try_from(number)
-                    .ok()
-                    .and_then(|number| slots.get(first + number));
+                let slot =
+                    usize::try_from(number).ok().and_then(|number| slots.get(first + number));
                 let slot = slot.ok_or(io::ErrorKind::InvalidInput)?;
                 let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
                 let start = usize::try_from(conversion.offset(within)).unwrap_or(usize::MAX);

@@ -38,13 +38,11 @@ fn main() -> ExitCode {
     };
     let signals = Signals::install();
     let session = Session::new(&cli.output, &cli.access, signals.cancel());
-    let speech = session
-        .as_ref()
-        .map_or_else(|_| Speech::typed(&cli.output), |session| session.speech);
+    let speech =
+        session.as_ref().map_or_else(|_| Speech::typed(&cli.output), |session| session.speech);
     let output = Output::new(speech);
-    let result = session
-        .and_then(|session| commands::run(cli.command, &session))
-        .and_then(|report| {
+    let result =
+        session.and_then(|session| commands::run(cli.command, &session)).and_then(|report| {
             output.report(&report).map_err(Failure::stdout)?;
             Ok(report.exit())
         });

@@ -23,17 +23,11 @@ pub(crate) fn for_each(
             if index >= count {
                 break;
             }
-            let result = if cancel.is_cancelled() {
-                Err(Failure::cancelled())
-            } else {
-                work(index)
-            };
+            let result =
+                if cancel.is_cancelled() { Err(Failure::cancelled()) } else { work(index) };
             if let Err(failure) = result {
                 next.store(count, Ordering::Relaxed);
-                first
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .get_or_insert(failure);
+                first.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(failure);
             }
         }
     };
@@ -66,11 +60,7 @@ mod tests {
         let after = AtomicUsize::new(0);
         let result = for_each(1000, 1, &Cancel::default(), |i| {
             after.store(i, Ordering::Relaxed);
-            if i == 3 {
-                Err(Failure::cancelled())
-            } else {
-                Ok(())
-            }
+            if i == 3 { Err(Failure::cancelled()) } else { Ok(()) }
         });
         assert!(result.is_err());
         assert_eq!(after.load(Ordering::Relaxed), 3);

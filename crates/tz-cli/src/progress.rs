@@ -43,9 +43,7 @@ impl Bar {
             }
             bar.finish_and_clear();
         };
-        Self {
-            drawing: Some((done, std::thread::spawn(draw))),
-        }
+        Self { drawing: Some((done, std::thread::spawn(draw))) }
     }
 }
 
@@ -77,26 +75,10 @@ mod tests {
 
     #[test]
     fn nothing_is_drawn_for_a_quiet_or_machine_reader() {
-        let speech = Speech {
-            json: false,
-            quiet: true,
-            verbose: false,
-        };
-        assert!(
-            Bar::start("reading", 1, Progress::default(), speech)
-                .drawing
-                .is_none()
-        );
-        let speech = Speech {
-            json: true,
-            quiet: false,
-            verbose: false,
-        };
-        assert!(
-            Bar::start("reading", 1, Progress::default(), speech)
-                .drawing
-                .is_none()
-        );
+        let speech = Speech { json: false, quiet: true, verbose: false };
+        assert!(Bar::start("reading", 1, Progress::default(), speech).drawing.is_none());
+        let speech = Speech { json: true, quiet: false, verbose: false };
+        assert!(Bar::start("reading", 1, Progress::default(), speech).drawing.is_none());
     }
 
     #[test]

@@ -187,19 +187,10 @@ impl FailedTensor {
     pub(crate) fn group(mut failures: Vec<Corruption>) -> Vec<Self> {
         failures.sort_by_key(|failure| failure.data_offset);
         let mut grouped: Vec<Self> = Vec::new();
-        for Corruption {
-            tensor,
-            check,
-            data_offset,
-        } in failures
-        {
+        for Corruption { tensor, check, data_offset } in failures {
             match grouped.last_mut() {
                 Some(last) if last.name == tensor => last.checks.push(check),
-                _ => grouped.push(Self {
-                    name: tensor,
-                    checks: vec![check],
-                    data_offset,
-                }),
+                _ => grouped.push(Self { name: tensor, checks: vec![check], data_offset }),
             }
         }
         grouped
@@ -307,11 +298,7 @@ pub(crate) fn phases(open: Duration, stats: &ReadStats) -> Phases {
 
 /// Bytes per second; 0 where no time passed.
 pub(crate) fn rate(bytes: u64, seconds: f64) -> f64 {
-    if seconds > 0.0 {
-        as_f64(bytes) / seconds
-    } else {
-        0.0
-    }
+    if seconds > 0.0 { as_f64(bytes) / seconds } else { 0.0 }
 }
 
 /// A count as a float: exact up to 2^53.
@@ -361,12 +348,6 @@ mod tests {
             checks: checks.to_vec(),
             data_offset,
         };
-        assert_eq!(
-            grouped,
-            [
-                expected("a", &["crc32", "sha256"], 4),
-                expected("b", &["crc32"], 9)
-            ]
-        );
+        assert_eq!(grouped, [expected("a", &["crc32", "sha256"], 4), expected("b", &["crc32"], 9)]);
     }
 }

@@ -20,10 +20,7 @@ pub(crate) struct Signals {
 impl Signals {
     /// Starts to listen. Where that is impossible, signals keep their usual effect.
     pub(crate) fn install() -> Self {
-        let signals = Self {
-            cancel: Cancel::default(),
-            received: Arc::default(),
-        };
+        let signals = Self { cancel: Cancel::default(), received: Arc::default() };
         if let Ok(mut incoming) = Incoming::new([SIGINT, SIGTERM]) {
             let (cancel, received) = (signals.cancel.clone(), Arc::clone(&signals.received));
             std::thread::spawn(move || {

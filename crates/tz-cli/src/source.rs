@@ -65,14 +65,10 @@ impl Source {
             }
             Location::File(path) => path.as_path(),
             _ => {
-                return Ok(Self::Tensors(
-                    TensorFile::open_with(&location, options)?.into(),
-                ));
+                return Ok(Self::Tensors(TensorFile::open_with(&location, options)?.into()));
             }
         };
-        let metadata = path
-            .metadata()
-            .map_err(|error| Failure::io(text, "open", &error))?;
+        let metadata = path.metadata().map_err(|error| Failure::io(text, "open", &error))?;
         if metadata.is_dir() {
             return Self::checkpoint(path, text);
         }
@@ -82,9 +78,7 @@ impl Source {
         }
         match Kind::of(path).map_err(|error| Failure::io(text, "read", &error))? {
             Kind::Checkpoint => Self::checkpoint(path, text),
-            Kind::Tensors => Ok(Self::Tensors(
-                TensorFile::open_with(&location, options)?.into(),
-            )),
+            Kind::Tensors => Ok(Self::Tensors(TensorFile::open_with(&location, options)?.into())),
         }
     }
 
@@ -128,10 +122,7 @@ impl Source {
     pub(crate) fn readers(&self, job: &Job) -> usize {
         match self {
             Self::Tensors(file) => {
-                let readers = job
-                    .read
-                    .readers
-                    .unwrap_or_else(|| file.source().default_readers());
+                let readers = job.read.readers.unwrap_or_else(|| file.source().default_readers());
                 readers.min(file.source().max_readers())
             }
             Self::Checkpoint(..) => job.threads,
@@ -190,10 +181,8 @@ impl Source {
                 is_meta: entry.is_meta(),
             }),
             Self::Checkpoint(checkpoint, _) => {
-                let (spec, tensor) = checkpoint
-                    .specs()
-                    .get(tensor)
-                    .zip(checkpoint.tensors().get(tensor))?;
+                let (spec, tensor) =
+                    checkpoint.specs().get(tensor).zip(checkpoint.tensors().get(tensor))?;
                 Some(Row {
                     path: &spec.path,
                     kind: spec.kind,
@@ -245,10 +234,7 @@ impl Source {
             let Some((&tensor, slot)) = tensors.get(i).zip(digests.get(i)) else {
                 return Ok(());
             };
-            let len = checkpoint
-                .tensors()
-                .get(tensor)
-                .map_or(0, |tensor| tensor.byte_len);
+            let len = checkpoint.tensors().get(tensor).map_or(0, |tensor| tensor.byte_len);
             let mut digester: Digester = algorithm.digester();
             let mut buffer = vec![0; usize::try_from(len).unwrap_or(WALK_BYTES).min(WALK_BYTES)];
             let mut offset = 0;
@@ -256,9 +242,7 @@ impl Source {
                 if job.read.cancel.is_cancelled() {
                     return Err(Failure::cancelled());
                 }
-                let step = usize::try_from(len - offset)
-                    .unwrap_or(WALK_BYTES)
-                    .min(WALK_BYTES);
+                let step = usize::try_from(len - offset).unwrap_or(WALK_BYTES).min(WALK_BYTES);
                 let piece = buffer.get_mut(..step).unwrap_or_default();
                 checkpoint.read_at(tensor, offset, piece)?;
                 digester.update(piece);
@@ -268,26 +252,15 @@ impl Source {
             let _ = slot.set(digester.to_hex());
             Ok(())
         })?;
-        Ok(digests
-            .into_iter()
-            .map(|slot| slot.into_inner().unwrap_or_default())
-            .collect())
+        Ok(digests.into_iter().map(|slot| slot.into_inner().unwrap_or_default()).collect())
     }
 
     /// What the writer of the source said beyond tensors; shards say it together.
     pub(crate) fn user_metadata(&self) -> Map<String, Value> {
         match self {
-            Self::Tensors(file) => file
-                .front()
-                .extension
-                .user_metadata
-                .clone()
-                .unwrap_or_default(),
+            Self::Tensors(file) => file.front().extension.user_metadata.clone().unwrap_or_default(),
             Self::Checkpoint(checkpoint, _) => {
-                let entries = checkpoint
-                    .files()
-                    .iter()
-                    .flat_map(|file| file.user_metadata());
+                let entries = checkpoint.files().iter().flat_map(|file| file.user_metadata());
                 let mut metadata = Map::new();
                 for (key, value) in entries {
                     metadata.entry(key).or_insert_with(|| value.as_str().into());
@@ -326,10 +299,6 @@ impl Kind {
             let len = <[u8; 8]>::try_from(len).map(u64::from_le_bytes);
             len.is_ok_and(|len| len <= MAX_HEADER_LEN) && mark == b"{"
         });
-        Ok(if named || torch || safetensors {
-            Self::Checkpoint
-        } else {
-            Self::Tensors
-        })
+        Ok(if named || torch || safetensors { Self::Checkpoint } else { Self::Tensors })
     }
 }

@@ -7,10 +7,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tz_io::Cancel;
 
 /// How long a read may wait before it looks at the flag again: short for a person, long for a processor.
-const WAIT: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 100_000_000,
-};
+const WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 /// A pipe of the default 64 KiB makes writer and reader take turns; most systems allow this much to everyone.
 const PIPE_BYTES: usize = 1 << 20;
 
@@ -26,11 +23,7 @@ impl<F: AsFd> Stdin<F> {
     pub(crate) fn new(file: F, cancel: Cancel) -> Self {
         // A wish: what is no pipe, or may not grow, stays as it is.
         let _ = rustix::pipe::fcntl_setpipe_size(&file, PIPE_BYTES);
-        Self {
-            file,
-            cancel,
-            position: 0,
-        }
+        Self { file, cancel, position: 0 }
     }
 }
 

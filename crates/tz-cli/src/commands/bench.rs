@@ -83,13 +83,8 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Benchmark, Failure> 
     }
     drop(bar);
     report.median_seconds = median(report.rounds.iter().map(|round| round.seconds).collect());
-    report.median_raw_seconds = median(
-        report
-            .rounds
-            .iter()
-            .map(|round| round.raw_seconds)
-            .collect(),
-    );
+    report.median_raw_seconds =
+        median(report.rounds.iter().map(|round| round.raw_seconds).collect());
     report.bytes_per_second = rate(report.bytes, report.median_seconds);
     report.raw_bytes_per_second = rate(baseline.bytes, report.median_raw_seconds);
     report.ratio = if report.median_seconds > 0.0 {
@@ -109,11 +104,7 @@ fn one(args: &Args, session: &Session, job: &Job) -> Result<(u64, Round), Failur
     let open = start.elapsed();
     let loaded = load(&source, &selected, job, session.dtype(args.dtype))?;
     let seconds = start.elapsed().as_secs_f64();
-    let round = Round {
-        seconds,
-        raw_seconds: 0.0,
-        phases: phases(open, &loaded.stats),
-    };
+    let round = Round { seconds, raw_seconds: 0.0, phases: phases(open, &loaded.stats) };
     Ok((loaded.bytes, round))
 }
 

@@ -60,16 +60,10 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Checksums, Failure> 
     let bar = session.bar("hashing", bytes);
     let digests = source.checksum(&selected, digest, &job)?;
     drop(bar);
-    let tensors = source
-        .rows(&selected)
-        .zip(digests)
-        .map(|(row, digest)| Checksum {
-            path: path_json(row.path),
-            name: row.path.to_string(),
-            digest,
-        });
-    Ok(Checksums {
-        algorithm,
-        tensors: tensors.collect(),
-    })
+    let tensors = source.rows(&selected).zip(digests).map(|(row, digest)| Checksum {
+        path: path_json(row.path),
+        name: row.path.to_string(),
+        digest,
+    });
+    Ok(Checksums { algorithm, tensors: tensors.collect() })
 }

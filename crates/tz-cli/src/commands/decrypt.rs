@@ -41,21 +41,14 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Written, Failure> {
     let destination = Location::parse(&args.destination)?;
     let source = Source::open_with(&args.source, session, &session.access.open(Plain::Refuse)?)?;
     if !source.is_encrypted() {
-        return Err(
-            Failure::key(format!("{}: the file is not encrypted", source.location()))
-                .at(source.location())
-                .hint("`tz-cli copy` copies a plain file"),
-        );
+        return Err(Failure::key(format!("{}: the file is not encrypted", source.location()))
+            .at(source.location())
+            .hint("`tz-cli copy` copies a plain file"));
     }
     source.require_unlocked()?;
     let mut options = serialize::write_options(session, &args.effort, &source)?;
     options.fsync = !args.no_fsync;
     let job = session.job(&FilterArgs::default(), &args.effort, None)?;
-    Target {
-        source: &source,
-        destination: &destination,
-        options: &options,
-        start,
-    }
-    .write(&job, None, session)
+    Target { source: &source, destination: &destination, options: &options, start }
+        .write(&job, None, session)
 }

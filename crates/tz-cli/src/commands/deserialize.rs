@@ -92,10 +92,5 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Loading, Failure> {
     let loaded = load(&source, &selected, &job, dtype)?;
     let took = start.elapsed();
     drop(bar);
-    Ok(done(
-        &loaded.stats,
-        loaded.bytes,
-        loaded.kept.is_nothing(),
-        took,
-    ))
+    Ok(done(&loaded.stats, loaded.bytes, loaded.kept.is_nothing(), took))
 }

@@ -109,16 +109,8 @@ fn sides<'a>(a: &'a Source, b: &'a Source, globs: &[String]) -> Result<[Side<'a>
         let selection = Session::select(&own)?;
         // No globs would select everything.
         let nothing = own.is_empty() && !globs.is_empty();
-        let tensors = if nothing {
-            Vec::new()
-        } else {
-            source.select(&selection)?
-        };
-        Ok(Side {
-            source,
-            tensors,
-            selection,
-        })
+        let tensors = if nothing { Vec::new() } else { source.select(&selection)? };
+        Ok(Side { source, tensors, selection })
     };
     Ok([side(a, in_a)?, side(b, in_b)?])
 }
@@ -147,10 +139,7 @@ impl Pairs {
         // A nested path and the name that a flat format makes of it are the same tensor.
         let by_name: HashMap<String, usize> =
             rows().map(|(row, &i)| (row.path.to_string(), i)).collect();
-        let mut pairs = Self {
-            comparable: Vec::new(),
-            differences: Vec::new(),
-        };
+        let mut pairs = Self { comparable: Vec::new(), differences: Vec::new() };
         let mut missing: HashMap<usize, Row<'_>> = rows().map(|(row, &i)| (i, row)).collect();
         for (row, &i) in a.source.rows(&a.tensors).zip(&a.tensors) {
             let name = row.path.to_string();
@@ -158,35 +147,21 @@ impl Pairs {
             let other = other.and_then(|&at| Some((at, missing.remove(&at)?)));
             let what = match other {
                 None => What::OnlyInA,
-                Some((_, other)) if other.dtype.name() != row.dtype.name() => What::Dtype {
-                    a: row.dtype.name(),
-                    b: other.dtype.name(),
-                },
-                Some((_, other)) if other.shape != row.shape => What::Shape {
-                    a: row.shape.to_vec(),
-                    b: other.shape.to_vec(),
-                },
+                Some((_, other)) if other.dtype.name() != row.dtype.name() => {
+                    What::Dtype { a: row.dtype.name(), b: other.dtype.name() }
+                }
+                Some((_, other)) if other.shape != row.shape => {
+                    What::Shape { a: row.shape.to_vec(), b: other.shape.to_vec() }
+                }
                 Some((at, _)) => {
-                    pairs.comparable.push(Pair {
-                        a: i,
-                        b: at,
-                        bytes: row.byte_len,
-                    });
+                    pairs.comparable.push(Pair { a: i, b: at, bytes: row.byte_len });
                     continue;
                 }
             };
-            pairs
-                .differences
-                .push(((false, i), Difference { name, what }));
+            pairs.differences.push(((false, i), Difference { name, what }));
         }
         let only = missing.into_iter().map(|(i, row)| {
-            (
-                (true, i),
-                Difference {
-                    name: row.path.to_string(),
-                    what: What::OnlyInB,
-                },
-            )
+            ((true, i), Difference { name: row.path.to_string(), what: What::OnlyInB })
         });
         pairs.differences.extend(only);
         pairs
@@ -206,29 +181,16 @@ fn compare(
     // A stream can only be the streamed side; apart from that, a .tensors file streams best.
     let a_streams =
         a.source.is_stream() || (!b.source.is_stream() && matches!(a.source, Source::Tensors(_)));
-    let (side, other) = if a_streams {
-        (a, b.source)
-    } else {
-        (b, a.source)
-    };
+    let (side, other) = if a_streams { (a, b.source) } else { (b, a.source) };
     let streamed = side.source;
     let of = |pair: &Pair| {
-        if a_streams {
-            (pair.a, pair.b)
-        } else {
-            (pair.b, pair.a)
-        }
+        if a_streams { (pair.a, pair.b) } else { (pair.b, pair.a) }
     };
     let firsts: Vec<AtomicU64> = pairs.iter().map(|_| AtomicU64::new(u64::MAX)).collect();
-    let partners: HashMap<usize, (usize, &AtomicU64)> = pairs
-        .iter()
-        .zip(&firsts)
-        .map(|(pair, first)| (of(pair).0, (of(pair).1, first)))
-        .collect();
+    let partners: HashMap<usize, (usize, &AtomicU64)> =
+        pairs.iter().zip(&firsts).map(|(pair, first)| (of(pair).0, (of(pair).1, first))).collect();
     let conversion = |source: &Source, tensor| {
-        source
-            .row(tensor)
-            .map_or(Conversion::Keep, |row| Conversion::new(row.dtype, None))
+        source.row(tensor).map_or(Conversion::Keep, |row| Conversion::new(row.dtype, None))
     };
     let sink = |tensor: usize, offset: u64, bytes: &[u8]| -> io::Result<()> {
         let Some(&(partner, first)) = partners.get(&tensor) else {
@@ -240,11 +202,7 @@ fn compare(
         Ok(())
     };
     let (selection, read) = (side.selection.clone(), job.read.clone());
-    let own = Job {
-        selection,
-        read,
-        threads: job.threads,
-    };
+    let own = Job { selection, read, threads: job.threads };
     streamed.stream(&side.tensors, &own, &sink)?;
 
     // Meta tensors have no bytes to stream: their zeros are compared here.
@@ -259,9 +217,7 @@ fn compare(
         };
         let mut offset = 0;
         while offset < pair.bytes {
-            let step = usize::try_from(pair.bytes - offset)
-                .unwrap_or(BLOCK)
-                .min(BLOCK);
+            let step = usize::try_from(pair.bytes - offset).unwrap_or(BLOCK).min(BLOCK);
             sink(of(pair).0, offset, zeros.get(..step).unwrap_or_default())
                 .map_err(|error| other.failed(of(pair).1, error))?;
             offset += step as u64;
@@ -271,13 +227,7 @@ fn compare(
     let differing = pairs.iter().zip(&firsts).filter_map(|(pair, first)| {
         let offset = Some(first.load(Ordering::Relaxed)).filter(|&offset| offset != u64::MAX)?;
         let name = a.source.row(pair.a)?.path.to_string();
-        Some((
-            (false, pair.a),
-            Difference {
-                name,
-                what: What::Contents { offset },
-            },
-        ))
+        Some(((false, pair.a), Difference { name, what: What::Contents { offset } }))
     });
     Ok(differing.collect())
 }
@@ -309,11 +259,7 @@ fn differs(
             &turned
         };
         if ours != theirs {
-            let same = ours
-                .iter()
-                .zip(theirs.iter())
-                .take_while(|(a, b)| a == b)
-                .count();
+            let same = ours.iter().zip(theirs.iter()).take_while(|(a, b)| a == b).count();
             return Ok(Some(at + same as u64));
         }
     }

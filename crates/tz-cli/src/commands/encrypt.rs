@@ -100,15 +100,11 @@ impl Kdf {
 
 fn salt(text: &str) -> Result<[u8; 16], String> {
     let digits = text.as_bytes().chunks(2).map(|pair| {
-        std::str::from_utf8(pair)
-            .ok()
-            .and_then(|pair| u8::from_str_radix(pair, 16).ok())
+        std::str::from_utf8(pair).ok().and_then(|pair| u8::from_str_radix(pair, 16).ok())
     });
     let bytes: Option<Vec<u8>> = digits.collect();
     let bytes = bytes.and_then(|bytes| bytes.try_into().ok());
-    bytes
-        .filter(|_| text.len() == 32)
-        .ok_or_else(|| "32 hexadecimal digits are needed".to_owned())
+    bytes.filter(|_| text.len() == 32).ok_or_else(|| "32 hexadecimal digits are needed".to_owned())
 }
 
 impl SealArgs {
@@ -127,10 +123,8 @@ impl SealArgs {
                 .hint("--keyfile FILE, --passphrase-file FILE, or TZ_PASSPHRASE")),
             all if sealed => Ok(FileSealer::sealed(all, chunk_size)?),
             [one] => Ok(FileSealer::compat(one, chunk_size)?),
-            _ => Err(
-                Failure::usage("the compat profile takes one key or one passphrase")
-                    .hint("leave one out, or use --profile sealed, which takes both"),
-            ),
+            _ => Err(Failure::usage("the compat profile takes one key or one passphrase")
+                .hint("leave one out, or use --profile sealed, which takes both")),
         }
     }
 
@@ -160,11 +154,7 @@ impl SealArgs {
             passes: self.opslimit.unwrap_or(preset.passes),
             memory: self.memlimit.unwrap_or(preset.memory),
         };
-        SealSecret::Passphrase {
-            passphrase,
-            cost,
-            salt: self.salt,
-        }
+        SealSecret::Passphrase { passphrase, cost, salt: self.salt }
     }
 }
 
@@ -181,11 +171,6 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Written, Failure> {
     options.fsync = !args.no_fsync;
     options.seal = Some(Arc::new(args.seal.sealer(session)?));
     let job = session.job(&crate::args::FilterArgs::default(), &args.effort, None)?;
-    let target = Target {
-        source: &source,
-        destination: &destination,
-        options: &options,
-        start,
-    };
+    let target = Target { source: &source, destination: &destination, options: &options, start };
     target.write(&job, None, session)
 }

@@ -79,11 +79,7 @@ pub(super) fn describe(header: &FileHeader, extension: &Extension, location: &st
         },
         tensors: Vec::new(),
         location: location.to_owned(),
-        flags: flags
-            .into_iter()
-            .filter(|(set, _)| *set)
-            .map(|(_, name)| name)
-            .collect(),
+        flags: flags.into_iter().filter(|(set, _)| *set).map(|(_, name)| name).collect(),
     }
 }
 

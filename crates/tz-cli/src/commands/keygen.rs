@@ -40,18 +40,12 @@ pub(crate) fn run(args: &Args) -> Result<Done, Failure> {
 pub(super) fn write(path: &std::path::Path) -> Result<Key, Failure> {
     let name = path.display().to_string();
     let key = Key::random()?;
-    let file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path);
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     let mut file = file.map_err(|error| {
         Failure::io(&name, "create", &error)
             .hint("a key that exists is never overwritten: name a new file")
     })?;
-    let written = file
-        .write_all(key.as_bytes())
-        .and_then(|()| file.sync_all());
+    let written = file.write_all(key.as_bytes()).and_then(|()| file.sync_all());
     written.map_err(|error| {
         // A part of a key is worse than none.
         let _ = std::fs::remove_file(path);

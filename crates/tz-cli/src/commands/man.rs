@@ -26,19 +26,14 @@ pub(crate) fn run(args: &Args) -> Result<String, Failure> {
     let page = match &args.command {
         None => cli,
         Some(name) => {
-            let found = cli
-                .find_subcommand(name)
-                .filter(|command| !command.is_hide_set());
+            let found = cli.find_subcommand(name).filter(|command| !command.is_hide_set());
             let unknown = || Failure::usage(format!("there is no command {name:?}"));
             let command = found.ok_or_else(unknown)?.clone();
             let title = format!("tz-cli-{name}");
             command.display_name(title)
         }
     };
-    let help = page
-        .get_after_long_help()
-        .or(page.get_after_help())
-        .map(ToString::to_string);
+    let help = page.get_after_long_help().or(page.get_after_help()).map(ToString::to_string);
     let page = page.after_help("").after_long_help("");
     let mut text = Vec::new();
     clap_mangen::Man::new(page)
@@ -51,10 +46,7 @@ pub(crate) fn run(args: &Args) -> Result<String, Failure> {
 
 /// A section whose lines stay as they are.
 fn as_is(title: &str, lines: &str) -> String {
-    let escaped = lines
-        .replace('\\', "\\e")
-        .replace('-', "\\-")
-        .replace('\'', "\\(aq");
+    let escaped = lines.replace('\\', "\\e").replace('-', "\\-").replace('\'', "\\(aq");
     // A line that begins with a dot would be a command.
     let escaped = escaped.replace("\n.", "\n\\&.");
     format!(".SH {title}\n.nf\n{escaped}\n.fi\n")
@@ -67,9 +59,6 @@ mod tests {
     #[test]
     fn lines_are_kept_from_the_formatter() {
         let section = as_is("NOTES", "a-b 'c'\n.d \\");
-        assert_eq!(
-            section,
-            ".SH NOTES\n.nf\na\\-b \\(aqc\\(aq\n\\&.d \\e\n.fi\n"
-        );
+        assert_eq!(section, ".SH NOTES\n.nf\na\\-b \\(aqc\\(aq\n\\&.d \\e\n.fi\n");
     }
 }

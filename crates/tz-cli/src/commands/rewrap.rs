@@ -57,38 +57,22 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Rewrapped, Failure> 
     let mut front = file.front().clone();
     if !changes.is_empty() {
         if options.secrets.is_empty() {
-            return Err(tz_io::IoError::KeyMissing {
-                location: location.to_string(),
-            }
-            .into());
+            return Err(tz_io::IoError::KeyMissing { location: location.to_string() }.into());
         }
         let old = file.front_bytes()?;
-        let new = rewrap(
-            &front,
-            &old,
-            &options.secrets,
-            &KdfLimits::default(),
-            &changes,
-        )?;
+        let new = rewrap(&front, &old, &options.secrets, &KdfLimits::default(), &changes)?;
         replace_front(&location, &old, &new, &options.remote)?;
-        front = TensorFile::open_with(&location, &session.access.open_front()?)?
-            .front()
-            .clone();
+        front = TensorFile::open_with(&location, &session.access.open_front()?)?.front().clone();
     }
-    let slots = key_slots(&front)?
-        .into_iter()
-        .enumerate()
-        .map(|(number, slot)| Slot {
-            number,
-            kind: match slot.kind {
-                1 => "key",
-                2 => "passphrase",
-                _ => "unknown",
-            },
-            key_id: slot
-                .key_id
-                .map(|id| id.iter().map(|byte| format!("{byte:02x}")).collect()),
-        });
+    let slots = key_slots(&front)?.into_iter().enumerate().map(|(number, slot)| Slot {
+        number,
+        kind: match slot.kind {
+            1 => "key",
+            2 => "passphrase",
+            _ => "unknown",
+        },
+        key_id: slot.key_id.map(|id| id.iter().map(|byte| format!("{byte:02x}")).collect()),
+    });
     Ok(Rewrapped {
         location: location.to_string(),
         changed: !changes.is_empty(),
@@ -114,11 +98,6 @@ fn changes(args: &Args, session: &Session) -> Result<Vec<SlotChange>, Failure> {
             )),
         };
     }
-    let removed = args
-        .remove_slot
-        .iter()
-        .map(|&number| SlotChange::Remove(number));
-    Ok(removed
-        .chain(added.into_iter().map(SlotChange::Add))
-        .collect())
+    let removed = args.remove_slot.iter().map(|&number| SlotChange::Remove(number));
+    Ok(removed.chain(added.into_iter().map(SlotChange::Add)).collect())
 }

@@ -46,13 +46,7 @@ pub(crate) struct Args {
     alignment: Alignment,
     /// Hashes to store, separated by commas. Readers check crc32; blake3 stands in the front of the file, where
     /// `inspect` sees it; sha256 is slow
-    #[arg(
-        long,
-        value_enum,
-        value_name = "LIST",
-        value_delimiter = ',',
-        default_value = "crc32"
-    )]
+    #[arg(long, value_enum, value_name = "LIST", value_delimiter = ',', default_value = "crc32")]
     hash: Vec<Hash>,
     /// A word about the model, kept in the front of the file; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
@@ -132,18 +126,9 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Report, Failure> {
     let options = options(args, session, &source)?;
     if args.dry_run {
         let selected = source.select(&job.selection)?;
-        return plan(
-            &WriteSource::new(&source, &selected, dtype)?,
-            &options,
-            &args.destination,
-        );
+        return plan(&WriteSource::new(&source, &selected, dtype)?, &options, &args.destination);
     }
-    let target = Target {
-        source: &source,
-        destination: &destination,
-        options: &options,
-        start,
-    };
+    let target = Target { source: &source, destination: &destination, options: &options, start };
     target.write(&job, dtype, session).map(Report::Serialize)
 }
 
@@ -240,17 +225,9 @@ fn options(args: &Args, session: &Session, source: &Source) -> Result<WriteOptio
             options.hashes.push(kind);
         }
     }
-    let metadata = args
-        .metadata
-        .iter()
-        .map(|(key, value)| (key.clone(), value.as_str().into()));
-    options
-        .user_metadata
-        .get_or_insert_default()
-        .extend(metadata);
-    options.user_metadata = options
-        .user_metadata
-        .filter(|metadata| !metadata.is_empty());
+    let metadata = args.metadata.iter().map(|(key, value)| (key.clone(), value.as_str().into()));
+    options.user_metadata.get_or_insert_default().extend(metadata);
+    options.user_metadata = options.user_metadata.filter(|metadata| !metadata.is_empty());
     options.fsync = !args.no_fsync;
     Ok(options)
 }

@@ -50,10 +50,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, session: &Session) -> Result<Synthesised, Failure> {
     let start = Instant::now();
     let (name, preset) = match args.size {
-        Some(bytes) => (
-            format!("llama of about {bytes} bytes"),
-            Some(Preset::sized(bytes)),
-        ),
+        Some(bytes) => (format!("llama of about {bytes} bytes"), Some(Preset::sized(bytes))),
         None => (args.preset.clone(), Preset::named(&args.preset)),
     };
     let preset =

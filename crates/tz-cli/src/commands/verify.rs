@@ -35,20 +35,13 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Verification, Failur
     let source = Source::open(&args.source, session)?;
     let job = source.scan(session.job(&args.filter, &args.effort, None)?);
     let selected = source.select(&job.selection)?;
-    let bytes = source
-        .rows(&selected)
-        .filter(|row| !row.is_meta)
-        .map(|row| row.byte_len)
-        .sum();
+    let bytes = source.rows(&selected).filter(|row| !row.is_meta).map(|row| row.byte_len).sum();
     let (failures, unhashed) = match &source {
         Source::Checkpoint(..) => (Vec::new(), Some(selected.len())),
         Source::Tensors(file) => {
             let unhashed = unhashed(&source, &selected)?;
             let _bar = session.bar("verifying", bytes);
-            (
-                FailedTensor::group(file.verify(&job.selection, &job.read)?),
-                unhashed,
-            )
+            (FailedTensor::group(file.verify(&job.selection, &job.read)?), unhashed)
         }
     };
     Ok(Verification {

@@ -22,11 +22,7 @@ pub(super) fn report(out: &mut dyn Write, report: &Report) -> io::Result<()> {
         Report::Deserialize(report) => loading(out, report),
         Report::Inspect(report) => inspection(out, report),
         Report::Verify(report) => report.failures.iter().try_for_each(|failed| {
-            let FailedTensor {
-                name,
-                checks,
-                data_offset,
-            } = failed;
+            let FailedTensor { name, checks, data_offset } = failed;
             let checks = checks.join(", ");
             writeln!(
                 out,
@@ -34,13 +30,10 @@ pub(super) fn report(out: &mut dyn Write, report: &Report) -> io::Result<()> {
                 plain(name)
             )
         }),
-        Report::Checksum(Checksums { tensors, .. }) => tensors
-            .iter()
-            .try_for_each(|row| writeln!(out, "{}  {}", row.digest, plain(&row.name))),
-        Report::Diff(report) => report
-            .differences
-            .iter()
-            .try_for_each(|one| difference(out, one)),
+        Report::Checksum(Checksums { tensors, .. }) => {
+            tensors.iter().try_for_each(|row| writeln!(out, "{}  {}", row.digest, plain(&row.name)))
+        }
+        Report::Diff(report) => report.differences.iter().try_for_each(|one| difference(out, one)),
         Report::Bench(report) => benchmark(out, report),
         Report::Text(text) => out.write_all(text.as_bytes()),
     }
@@ -50,14 +43,7 @@ pub(super) fn report(out: &mut dyn Write, report: &Report) -> io::Result<()> {
 pub(super) fn summary(report: &Report, verbose: bool) -> Option<String> {
     let words = match report {
         Report::Serialize(report) => written(report, verbose),
-        Report::Synth(Synthesised {
-            destination,
-            preset,
-            tensors,
-            bytes,
-            seconds,
-            ..
-        }) => format!(
+        Report::Synth(Synthesised { destination, preset, tensors, bytes, seconds, .. }) => format!(
             "made {}: {preset}, {}, {} in {seconds:.2} s",
             plain(destination),
             counted(*tensors, "tensor"),
@@ -67,17 +53,8 @@ pub(super) fn summary(report: &Report, verbose: bool) -> Option<String> {
         Report::Done(report) => plain(&report.words),
         Report::Rewrap(report) => rewrapped(report),
         Report::Verify(report) => verdict(report),
-        Report::Diff(Differences {
-            equal: true,
-            compared,
-            bytes,
-            ..
-        }) => {
-            format!(
-                "equal: {}, {}",
-                counted(*compared, "tensor"),
-                decimal(*bytes)
-            )
+        Report::Diff(Differences { equal: true, compared, bytes, .. }) => {
+            format!("equal: {}, {}", counted(*compared, "tensor"), decimal(*bytes))
         }
         Report::Diff(Differences { differences, .. }) => counted(differences.len(), "difference"),
         Report::Deserialize(Loading { phases, .. }) if verbose => spent(phases),
@@ -88,24 +65,11 @@ pub(super) fn summary(report: &Report, verbose: bool) -> Option<String> {
 
 /// `error (layer): …`, then what to try.
 pub(super) fn failure(failure: &Failure) -> String {
-    format!(
-        "error ({}): {}\ntry: {}",
-        failure.layer,
-        plain(&failure.message),
-        failure.hint
-    )
+    format!("error ({}): {}\ntry: {}", failure.layer, plain(&failure.message), failure.hint)
 }
 
 fn written(report: &Written, verbose: bool) -> String {
-    let Written {
-        destination,
-        tensors,
-        bytes,
-        file_bytes,
-        seconds,
-        bytes_per_second,
-        ..
-    } = report;
+    let Written { destination, tensors, bytes, file_bytes, seconds, bytes_per_second, .. } = report;
     let mut words = format!(
         "wrote {}: {}, {} in a file of {}, {seconds:.2} s, {}",
         plain(destination),
@@ -125,31 +89,18 @@ fn written(report: &Written, verbose: bool) -> String {
 }
 
 fn copied(report: &Copied) -> String {
-    let Copied {
-        destination,
-        bytes,
-        tensors_checked,
-        seconds,
-        bytes_per_second,
-    } = report;
+    let Copied { destination, bytes, tensors_checked, seconds, bytes_per_second } = report;
     let checked = match tensors_checked {
         0 => "no stored hashes to check".to_owned(),
         some => format!("{} checked", counted(*some, "tensor")),
     };
     let (bytes, speed) = (decimal(*bytes), speed(*bytes_per_second));
-    format!(
-        "copied to {}: {bytes}, {checked}, {seconds:.2} s, {speed}",
-        plain(destination)
-    )
+    format!("copied to {}: {bytes}, {checked}, {seconds:.2} s, {speed}", plain(destination))
 }
 
 fn rewrapped(report: &Rewrapped) -> String {
     let name = plain(&report.location);
-    let recovered = if report.recovered {
-        "; an interrupted change was undone first"
-    } else {
-        ""
-    };
+    let recovered = if report.recovered { "; an interrupted change was undone first" } else { "" };
     let slots = counted(report.slots.len(), "key slot");
     match report.changed {
         true => format!("{name}: changed, {slots} now{recovered}"),
@@ -158,15 +109,7 @@ fn rewrapped(report: &Rewrapped) -> String {
 }
 
 fn verdict(report: &Verification) -> String {
-    let Verification {
-        location,
-        tensors,
-        bytes,
-        unhashed,
-        seconds,
-        failures,
-        ..
-    } = report;
+    let Verification { location, tensors, bytes, unhashed, seconds, failures, .. } = report;
     let (name, all) = (plain(location), counted(*tensors, "tensor"));
     if !failures.is_empty() {
         return format!("{name}: {} of {all} failed", failures.len());
@@ -185,37 +128,16 @@ fn verdict(report: &Verification) -> String {
 }
 
 fn loading(out: &mut dyn Write, report: &Loading) -> io::Result<()> {
-    let Loading {
-        tensors,
-        bytes,
-        seconds,
-        bytes_per_second,
-        peak_host_bytes,
-        device,
-        ..
-    } = report;
-    let verified = if report.verified {
-        "verified"
-    } else {
-        "not verified"
-    };
-    writeln!(
-        out,
-        "{}, {}, {verified}",
-        counted(*tensors, "tensor"),
-        decimal(*bytes)
-    )?;
+    let Loading { tensors, bytes, seconds, bytes_per_second, peak_host_bytes, device, .. } = report;
+    let verified = if report.verified { "verified" } else { "not verified" };
+    writeln!(out, "{}, {}, {verified}", counted(*tensors, "tensor"), decimal(*bytes))?;
     writeln!(
         out,
         "{seconds:.3} s, {}, {}",
         speed(*bytes_per_second),
         counted(report.readers, "reader")
     )?;
-    writeln!(
-        out,
-        "peak memory {}, device {device}",
-        binary(*peak_host_bytes)
-    )?;
+    writeln!(out, "peak memory {}, device {device}", binary(*peak_host_bytes))?;
     match &report.destination {
         Some(destination) => writeln!(out, "written to {}", plain(destination)),
         None if report.streamed => writeln!(
@@ -227,14 +149,8 @@ fn loading(out: &mut dyn Write, report: &Loading) -> io::Result<()> {
 }
 
 fn inspection(out: &mut dyn Write, report: &Inspection) -> io::Result<()> {
-    let file_bytes = report
-        .file_bytes
-        .map_or_else(|| "unknown".to_owned(), decimal);
-    let flags = if report.flags.is_empty() {
-        "none".to_owned()
-    } else {
-        report.flags.join(", ")
-    };
+    let file_bytes = report.file_bytes.map_or_else(|| "unknown".to_owned(), decimal);
+    let flags = if report.flags.is_empty() { "none".to_owned() } else { report.flags.join(", ") };
     let mut facts = vec![
         ("file", plain(&report.location)),
         ("size", file_bytes),
@@ -242,18 +158,10 @@ fn inspection(out: &mut dyn Write, report: &Inspection) -> io::Result<()> {
         ("profile", report.profile.to_owned()),
         ("flags", flags),
         ("index", decimal(report.index_bytes)),
-        (
-            "tensors",
-            format!("{}, {}", report.tensor_count, decimal(report.tensor_bytes)),
-        ),
+        ("tensors", format!("{}, {}", report.tensor_count, decimal(report.tensor_bytes))),
     ];
     let extension = &report.extension;
-    facts.extend(
-        extension
-            .writer
-            .as_ref()
-            .map(|writer| ("writer", plain(writer))),
-    );
+    facts.extend(extension.writer.as_ref().map(|writer| ("writer", plain(writer))));
     if extension.blake3 {
         facts.push(("digests", "BLAKE3 of every tensor".to_owned()));
     }
@@ -265,10 +173,7 @@ fn inspection(out: &mut dyn Write, report: &Inspection) -> io::Result<()> {
         facts.push(("metadata", entries.collect::<Vec<_>>().join(", ")));
     }
     if !extension.unknown.is_empty() {
-        facts.push((
-            "unknown",
-            format!("extension records of types {:?}", extension.unknown),
-        ));
+        facts.push(("unknown", format!("extension records of types {:?}", extension.unknown)));
     }
     for (name, value) in facts {
         writeln!(out, "{name:<9} {value}")?;
@@ -284,11 +189,7 @@ fn tensor_table(tensors: &[InspectedTensor]) -> Table {
     }
     let mut table = table(&heads);
     for tensor in tensors {
-        let bytes = if tensor.meta {
-            "meta".to_owned()
-        } else {
-            tensor.data_bytes.to_string()
-        };
+        let bytes = if tensor.meta { "meta".to_owned() } else { tensor.data_bytes.to_string() };
         let mut row = vec![
             plain(&tensor.name),
             tensor.kind.to_owned(),
@@ -298,10 +199,7 @@ fn tensor_table(tensors: &[InspectedTensor]) -> Table {
             tensor.data_offset.to_string(),
         ];
         if hashes {
-            let list = tensor
-                .hashes
-                .iter()
-                .map(|(name, value)| format!("{name} {value}"));
+            let list = tensor.hashes.iter().map(|(name, value)| format!("{name} {value}"));
             row.push(list.collect::<Vec<_>>().join(" "));
         }
         table.add_row(row);
@@ -329,29 +227,14 @@ fn benchmark(out: &mut dyn Write, report: &Benchmark) -> io::Result<()> {
     let mut row = |name: String, seconds: f64, raw: f64| {
         let ratio = if seconds > 0.0 { raw / seconds } else { 0.0 };
         let (load, raw_read) = (format!("{seconds:.4}"), format!("{raw:.4}"));
-        rounds.add_row([
-            name,
-            load,
-            gb(seconds),
-            raw_read,
-            gb(raw),
-            format!("{ratio:.2}"),
-        ]);
+        rounds.add_row([name, load, gb(seconds), raw_read, gb(raw), format!("{ratio:.2}")]);
     };
     for (i, round) in report.rounds.iter().enumerate() {
         row((i + 1).to_string(), round.seconds, round.raw_seconds);
     }
-    row(
-        "median".to_owned(),
-        report.median_seconds,
-        report.median_raw_seconds,
-    );
+    row("median".to_owned(), report.median_seconds, report.median_raw_seconds);
     align_right(&mut rounds, &[1, 2, 3, 4, 5]);
-    let verified = if report.verified {
-        "verified"
-    } else {
-        "not verified"
-    };
+    let verified = if report.verified { "verified" } else { "not verified" };
     writeln!(
         out,
         "{}: {}, {}, {}, {verified}",
@@ -368,13 +251,8 @@ fn benchmark(out: &mut dyn Write, report: &Benchmark) -> io::Result<()> {
 }
 
 fn spent(phases: &Phases) -> String {
-    let phases = phases
-        .iter()
-        .map(|(name, seconds)| format!("{name} {seconds:.3} s"));
-    format!(
-        "{} (summed over threads)",
-        phases.collect::<Vec<_>>().join(", ")
-    )
+    let phases = phases.iter().map(|(name, seconds)| format!("{name} {seconds:.3} s"));
+    format!("{} (summed over threads)", phases.collect::<Vec<_>>().join(", "))
 }
 
 /// An empty table: lines for a person, columns alone for a pipe.
@@ -385,10 +263,7 @@ fn table(heads: &[&str]) -> Table {
     } else {
         (presets::NOTHING, ContentArrangement::Disabled)
     };
-    table
-        .load_style(preset)
-        .set_content_arrangement(arrangement)
-        .set_header(heads);
+    table.load_style(preset).set_content_arrangement(arrangement).set_header(heads);
     table
 }
 
@@ -402,11 +277,7 @@ fn align_right(table: &mut Table, columns: &[usize]) {
 
 /// `1 tensor`, `2 tensors`.
 fn counted(count: usize, noun: &str) -> String {
-    if count == 1 {
-        format!("1 {noun}")
-    } else {
-        format!("{count} {noun}s")
-    }
+    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }
 
 /// Names come from files: a control character in one must not reach a terminal, nor break a line.
@@ -444,11 +315,7 @@ fn units(bytes: u64, step: f64, names: &[&str]) -> String {
         unit += 1;
     }
     let name = names.get(unit).copied().unwrap_or_default();
-    if unit == 0 {
-        format!("{bytes} {name}")
-    } else {
-        format!("{value:.1} {name}")
-    }
+    if unit == 0 { format!("{bytes} {name}") } else { format!("{value:.1} {name}") }
 }
 
 fn speed(bytes_per_second: f64) -> String {

@@ -27,17 +27,8 @@ struct Told<'a> {
 }
 
 pub(super) fn failure(out: &mut dyn Write, failure: &Failure) -> io::Result<()> {
-    let Failure {
-        exit,
-        message,
-        location,
-        ..
-    } = failure;
-    let error = Told {
-        code: exit.code(),
-        message,
-        location: location.as_deref(),
-    };
+    let Failure { exit, message, location, .. } = failure;
+    let error = Told { code: exit.code(), message, location: location.as_deref() };
     serde_json::to_writer(&mut *out, &Failed { error })?;
     out.write_all(b"\n")
 }

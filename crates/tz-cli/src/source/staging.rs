@@ -39,30 +39,18 @@ struct Wishes {
 impl Staging {
     /// Cuts `limit` bytes; every buffer holds the longest header.
     fn new(limit: u64, wishes: Wishes, location: &str) -> Result<Self, Failure> {
-        let header = wishes
-            .longest_header
-            .checked_next_multiple_of(UNIT)
-            .unwrap_or(u64::MAX);
+        let header = wishes.longest_header.checked_next_multiple_of(UNIT).unwrap_or(u64::MAX);
         let least = MIN_BUFFER.max(header);
         if limit < least {
             let what = "one buffer";
             let (needed, location) = (least, location.to_owned());
-            return Err(tz_io::IoError::MemoryLimit {
-                location,
-                what,
-                needed,
-                limit,
-            }
-            .into());
+            return Err(tz_io::IoError::MemoryLimit { location, what, needed, limit }.into());
         }
         let affordable = usize::try_from(limit / least).unwrap_or(usize::MAX);
         let buffers = wishes.threads.min(affordable).max(1);
         let share = limit / buffers as u64 / UNIT * UNIT;
         let buffer_len = share.min(least.max(wishes.piece_len.saturating_add(UNIT)));
-        Ok(Self {
-            buffer_len: usize::try_from(buffer_len).unwrap_or(usize::MAX),
-            buffers,
-        })
+        Ok(Self { buffer_len: usize::try_from(buffer_len).unwrap_or(usize::MAX), buffers })
     }
 
     fn pool(self, location: &str) -> Result<HeapPool, Failure> {
@@ -75,9 +63,7 @@ impl Source {
     fn staging(&self, tensors: &[usize], job: &Job) -> Result<Staging, Failure> {
         let wishes = match self {
             Self::Tensors(file) => {
-                let entries = tensors
-                    .iter()
-                    .filter_map(|&tensor| file.entries().get(tensor));
+                let entries = tensors.iter().filter_map(|&tensor| file.entries().get(tensor));
                 Wishes {
                     threads: self.readers(job),
                     piece_len: file.source().plan_options().piece_len,
@@ -86,11 +72,7 @@ impl Source {
             }
             Self::Checkpoint(..) => {
                 let (threads, piece_len) = (job.threads, CHECKPOINT_PIECE);
-                Wishes {
-                    threads,
-                    piece_len,
-                    longest_header: 0,
-                }
+                Wishes { threads, piece_len, longest_header: 0 }
             }
         };
         Staging::new(job.staging_bytes(), wishes, self.location())
@@ -111,9 +93,7 @@ impl Source {
         };
         let pool = staging.pool(self.location())?;
         let consumer = |piece: Piece| {
-            piece
-                .parts()
-                .try_for_each(|(part, bytes)| sink(part.tensor, part.offset, bytes))
+            piece.parts().try_for_each(|(part, bytes)| sink(part.tensor, part.offset, bytes))
         };
         Ok(file.stream(&job.selection, &job.read, &pool, &consumer)?)
     }
@@ -139,14 +119,10 @@ impl Source {
             else {
                 return Ok(());
             };
-            let piece = usize::try_from(len)
-                .ok()
-                .and_then(|len| buffer.get_mut(..len));
+            let piece = usize::try_from(len).ok().and_then(|len| buffer.get_mut(..len));
             let piece = piece.unwrap_or_default();
             let failed = |error| self.failed(tensor, error);
-            fetch
-                .time(|| self.read_at(tensor, at, piece))
-                .map_err(failed)?;
+            fetch.time(|| self.read_at(tensor, at, piece)).map_err(failed)?;
             bytes.fetch_add(len, Ordering::Relaxed);
             consume.time(|| sink(tensor, at, piece)).map_err(failed)
         })?;
@@ -160,9 +136,7 @@ impl Source {
 
     /// A failure in the middle of a tensor.
     pub(crate) fn failed(&self, tensor: usize, source: io::Error) -> Failure {
-        let tensor = self
-            .row(tensor)
-            .map_or_else(String::new, |row| row.path.to_string());
+        let tensor = self.row(tensor).map_or_else(String::new, |row| row.path.to_string());
         tz_io::IoError::Tensor { tensor, source }.into()
     }
 }
@@ -191,11 +165,7 @@ mod tests {
 
     #[track_caller]
     fn check(limit: u64, threads: usize, longest_header: u64, expected: Option<(u64, usize)>) {
-        let wishes = Wishes {
-            threads,
-            piece_len: 4 << 20,
-            longest_header,
-        };
+        let wishes = Wishes { threads, piece_len: 4 << 20, longest_header };
         let staging = Staging::new(limit, wishes, "x").ok();
         let found = staging.map(|staging| (staging.buffer_len as u64, staging.buffers));
         assert_eq!(found, expected);

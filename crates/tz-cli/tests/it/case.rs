@@ -55,16 +55,11 @@ struct Step {
 #[track_caller]
 pub(crate) fn run_all(command: &str) {
     let folder = folder().join(command);
-    let mut cases: Vec<PathBuf> = fs::read_dir(&folder)
-        .expect("cases")
-        .map(|entry| entry.expect("entry").path())
-        .collect();
+    let mut cases: Vec<PathBuf> =
+        fs::read_dir(&folder).expect("cases").map(|entry| entry.expect("entry").path()).collect();
     cases.sort();
     assert!(!cases.is_empty(), "{} holds no cases", folder.display());
-    let faults: Vec<String> = cases
-        .iter()
-        .filter_map(|case| run_one(case).err())
-        .collect();
+    let faults: Vec<String> = cases.iter().filter_map(|case| run_one(case).err()).collect();
     assert!(faults.is_empty(), "{}", faults.join("\n\n"));
 }
 
@@ -102,10 +97,7 @@ impl Step {
             fs::write(sandbox.join(name), text).expect("write");
         }
         let fixtures = run::foreign().display().to_string();
-        let arguments = self
-            .args
-            .iter()
-            .map(|argument| argument.replace("$FIXTURES", &fixtures));
+        let arguments = self.args.iter().map(|argument| argument.replace("$FIXTURES", &fixtures));
         let arguments: Vec<String> = arguments.collect();
         let ran = match &self.stdin {
             Some(file) => {
@@ -124,18 +116,16 @@ impl Step {
         if ran.code != self.status {
             return Err(format!("exit {}, expected {}", ran.code, self.status));
         }
-        for (name, expected, found) in [
-            ("stdout", &self.stdout, &ran.stdout),
-            ("stderr", &self.stderr, &ran.stderr),
-        ] {
+        for (name, expected, found) in
+            [("stdout", &self.stdout, &ran.stdout), ("stderr", &self.stderr, &ran.stderr)]
+        {
             if let Some(expected) = expected {
                 lines_match(expected, found).map_err(|fault| format!("{name}: {fault}"))?;
             }
         }
-        for (name, parts, found) in [
-            ("stdout", &self.stdout_has, &ran.stdout),
-            ("stderr", &self.stderr_has, &ran.stderr),
-        ] {
+        for (name, parts, found) in
+            [("stdout", &self.stdout_has, &ran.stdout), ("stderr", &self.stderr_has, &ran.stderr)]
+        {
             if let Some(missing) = parts.iter().find(|part| !found.contains(*part)) {
                 return Err(format!("{name} lacks {missing:?}"));
             }
@@ -166,10 +156,7 @@ fn lines_match(expected: &str, found: &str) -> Result<(), String> {
         match found.get(number) {
             Some(other) if matches(line, other) => {}
             other => {
-                return Err(format!(
-                    "line {} is {other:?}, expected {line:?}",
-                    number + 1
-                ));
+                return Err(format!("line {} is {other:?}, expected {line:?}", number + 1));
             }
         }
     }

@@ -45,9 +45,7 @@ fn manifest() -> BTreeMap<String, File> {
 
 /// Files with a list of tensors: the whole ones.
 fn whole() -> impl Iterator<Item = (String, File)> {
-    manifest()
-        .into_iter()
-        .filter(|(_, file)| !file.tensors.is_empty())
+    manifest().into_iter().filter(|(_, file)| !file.tensors.is_empty())
 }
 
 fn plain() -> impl Iterator<Item = (String, File)> {
@@ -58,37 +56,18 @@ fn plain() -> impl Iterator<Item = (String, File)> {
 fn tables_are_the_manifests() {
     let mut files = 0;
     for (name, file) in whole() {
-        let table = tz(&foreign(), &["inspect", &name, "--json"])
-            .exits(0)
-            .json();
+        let table = tz(&foreign(), &["inspect", &name, "--json"]).exits(0).json();
         assert_eq!(table["version"].as_u64(), file.data_version, "{name}");
         assert_eq!(table["encrypted"], file.encryption.is_some(), "{name}");
         assert_eq!(table["tensor_count"], file.tensors.len(), "{name}");
-        for (row, tensor) in table["tensors"]
-            .as_array()
-            .expect("rows")
-            .iter()
-            .zip(&file.tensors)
-        {
-            let Tensor {
-                path,
-                dtype,
-                shape,
-                nbytes,
-                meta,
-                kind,
-                ..
-            } = tensor;
+        for (row, tensor) in table["tensors"].as_array().expect("rows").iter().zip(&file.tensors) {
+            let Tensor { path, dtype, shape, nbytes, meta, kind, .. } = tensor;
             assert_eq!(row["path"], Value::from(path.clone()), "{name}");
             assert_eq!(row["dtype"], **dtype, "{name} {path:?}");
             assert_eq!(row["shape"], Value::from(shape.clone()), "{name} {path:?}");
             assert_eq!(row["kind"], **kind, "{name} {path:?}");
             // A scalar that should be meta has bytes in the file.
-            let stored = if *meta && !shape.is_empty() {
-                0
-            } else {
-                *nbytes
-            };
+            let stored = if *meta && !shape.is_empty() { 0 } else { *nbytes };
             assert_eq!(row["data_bytes"], stored, "{name} {path:?}");
         }
         files += 1;
@@ -131,27 +110,11 @@ fn every_plain_file_loads_and_survives_a_copy() {
     for (name, file) in plain() {
         let path = foreign().join(&name);
         let path = path.to_str().expect("path");
-        let verify = if name == WRONG_HASH.0 {
-            "--no-verify"
-        } else {
-            "--verify"
-        };
-        let load = tz(dir.path(), &["deserialize", path, verify, "--json"])
-            .exits(0)
-            .json();
+        let verify = if name == WRONG_HASH.0 { "--no-verify" } else { "--verify" };
+        let load = tz(dir.path(), &["deserialize", path, verify, "--json"]).exits(0).json();
         let bytes: u64 = file.tensors.iter().map(|tensor| tensor.nbytes).sum();
-        assert_eq!(
-            (&load["tensors"], &load["bytes"]),
-            (&file.tensors.len().into(), &bytes.into())
-        );
-        let copy = [
-            "serialize",
-            path,
-            "copy.tensors",
-            verify,
-            "--hash",
-            "crc32,sha256,blake3",
-        ];
+        assert_eq!((&load["tensors"], &load["bytes"]), (&file.tensors.len().into(), &bytes.into()));
+        let copy = ["serialize", path, "copy.tensors", verify, "--hash", "crc32,sha256,blake3"];
         tz(dir.path(), &copy).exits(0);
         tz(dir.path(), &["verify", "copy.tensors"]).exits(0);
         tz(dir.path(), &["diff", path, "copy.tensors"]).exits(0);
@@ -165,15 +128,9 @@ fn damage_is_refused_and_named() {
         ("truncated_data.tensors", [4, 4], "complex128"),
     ] {
         let verify = tz(&foreign(), &["verify", name]).exits(codes[0]);
-        assert!(
-            format!("{}{}", verify.stdout, verify.stderr).contains(words),
-            "{verify:?}"
-        );
+        assert!(format!("{}{}", verify.stdout, verify.stderr).contains(words), "{verify:?}");
         let load = tz(&foreign(), &["deserialize", name]).exits(codes[1]);
-        assert!(
-            load.stderr.contains(words) && load.stderr.contains("offset"),
-            "{load:?}"
-        );
+        assert!(load.stderr.contains(words) && load.stderr.contains("offset"), "{load:?}");
         assert_eq!(load.stdout, "");
     }
 }
@@ -195,16 +152,8 @@ fn an_encrypted_file_needs_a_key() {
             &["bench", path],
         ] {
             let ran = tz(dir.path(), arguments).exits(5);
-            assert!(
-                ran.stderr.starts_with("error (key): "),
-                "{arguments:?}: {}",
-                ran.stderr
-            );
-            assert_eq!(
-                (ran.stderr.lines().count(), &*ran.stdout),
-                (2, ""),
-                "{arguments:?}"
-            );
+            assert!(ran.stderr.starts_with("error (key): "), "{arguments:?}: {}", ran.stderr);
+            assert_eq!((ran.stderr.lines().count(), &*ran.stdout), (2, ""), "{arguments:?}");
         }
         files += 1;
     }
@@ -217,11 +166,7 @@ fn nested_paths_become_joined_names() {
     let dir = tempfile::tempdir().unwrap();
     let path = foreign().join("nested_paths.tensors");
     let path = path.to_str().expect("path");
-    tz(
-        dir.path(),
-        &["deserialize", path, "--to", "flat.safetensors"],
-    )
-    .exits(0);
+    tz(dir.path(), &["deserialize", path, "--to", "flat.safetensors"]).exits(0);
     tz(dir.path(), &["diff", path, "flat.safetensors"]).exits(0);
     let names = |source: &str| {
         let sums = tz(dir.path(), &["checksum", source]).exits(0).stdout;
@@ -230,11 +175,7 @@ fn nested_paths_become_joined_names() {
         names
     };
     assert_eq!(names(path), names("flat.safetensors"));
-    assert!(
-        names(path)
-            .iter()
-            .any(|line| line.ends_with("  model/layer/0/weight"))
-    );
+    assert!(names(path).iter().any(|line| line.ends_with("  model/layer/0/weight")));
 }
 
 #[test]
@@ -256,26 +197,10 @@ fn encrypted_files_open_with_their_key_or_password() {
         };
         let path = foreign().join(&name);
         let (path, secret) = (path.to_str().expect("path"), secret.to_str().expect("path"));
-        let arguments = [
-            "checksum",
-            path,
-            "--algorithm",
-            "sha256",
-            option,
-            secret,
-            "--json",
-            "-q",
-        ];
+        let arguments = ["checksum", path, "--algorithm", "sha256", option, secret, "--json", "-q"];
         let sums = tz(dir.path(), &arguments).exits(0).json();
-        let digests = sums["tensors"]
-            .as_array()
-            .expect("rows")
-            .iter()
-            .map(|row| &row["digest"]);
-        assert!(
-            digests.eq(file.tensors.iter().map(|tensor| &*tensor.sha256)),
-            "{name}"
-        );
+        let digests = sums["tensors"].as_array().expect("rows").iter().map(|row| &row["digest"]);
+        assert!(digests.eq(file.tensors.iter().map(|tensor| &*tensor.sha256)), "{name}");
         tz(dir.path(), &["verify", path, option, secret]).exits(0);
     }
 }

@@ -24,15 +24,8 @@ fn every_command_teaches_by_example() {
         let help = tz(here, &[command, "--help"]).exits(0);
         assert!(help.stdout.contains("Examples:\n  "), "{command}");
         assert_eq!(help.stderr, "");
-        for line in help
-            .stdout
-            .lines()
-            .filter(|line| line.starts_with("  tz-cli "))
-        {
-            assert!(
-                line.contains(&format!("tz-cli {command}")),
-                "{command}: {line}"
-            );
+        for line in help.stdout.lines().filter(|line| line.starts_with("  tz-cli ")) {
+            assert!(line.contains(&format!("tz-cli {command}")), "{command}: {line}");
         }
         let short = tz(here, &[command, "-h"]).exits(0).stdout;
         assert!(short.contains("Usage: tz-cli "), "{command}");
@@ -59,17 +52,11 @@ fn docs_cli_md_is_current() {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/cli.md");
     let stored = std::fs::read_to_string(page).expect("docs/cli.md");
     let current = tz(Path::new("."), &["markdown-help"]).exits(0).stdout;
-    assert!(
-        stored == current,
-        "run `tz-cli markdown-help > docs/cli.md`"
-    );
+    assert!(stored == current, "run `tz-cli markdown-help > docs/cli.md`");
 }
 
 #[test]
 fn version_is_the_crates() {
     let version = tz(Path::new("."), &["--version"]).exits(0).stdout;
-    assert_eq!(
-        version.trim(),
-        concat!("tz-cli ", env!("CARGO_PKG_VERSION"))
-    );
+    assert_eq!(version.trim(), concat!("tz-cli ", env!("CARGO_PKG_VERSION")));
 }

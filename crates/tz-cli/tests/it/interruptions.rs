@@ -14,11 +14,7 @@ fn a_closed_pipe_is_success() {
     let dir = tempfile::tempdir().unwrap();
     // A table longer than a pipe holds.
     sparse_checkpoint(&dir.path().join("many.safetensors"), 3000, 16);
-    tz(
-        dir.path(),
-        &["serialize", "many.safetensors", "many.tensors"],
-    )
-    .exits(0);
+    tz(dir.path(), &["serialize", "many.safetensors", "many.tensors"]).exits(0);
     for arguments in [
         &["inspect", "many.tensors"][..],
         &["inspect", "many.tensors", "--json"],
@@ -32,11 +28,7 @@ fn a_closed_pipe_is_success() {
         let mut child = piped(command(dir.path()).args(arguments));
         drop(child.stdout.take());
         let finished = ran(child.wait_with_output().unwrap()).exits(0);
-        assert!(
-            !finished.stderr.contains("error"),
-            "{arguments:?}: {}",
-            finished.stderr
-        );
+        assert!(!finished.stderr.contains("error"), "{arguments:?}: {}", finished.stderr);
     }
 }
 
@@ -63,22 +55,14 @@ fn stopped(folder: &Path, arguments: &[&str], signal: Signal, code: i32) {
         stdin.write_all(&bytes[..bytes.len() / 2]).unwrap();
     }
     while !listing(folder).iter().any(|name| is_temporary(name)) {
-        assert_eq!(
-            child.try_wait().unwrap(),
-            None,
-            "over before a file was there"
-        );
+        assert_eq!(child.try_wait().unwrap(), None, "over before a file was there");
         std::thread::yield_now();
     }
     let pid = Pid::from_child(&child);
     kill_process(pid, signal).unwrap();
     let finished = ran(child.wait_with_output().unwrap()).exits(code);
     assert_eq!(listing(folder), before, "{arguments:?}");
-    assert_eq!(
-        (finished.stdout, finished.stderr),
-        (String::new(), String::new()),
-        "{arguments:?}"
-    );
+    assert_eq!((finished.stdout, finished.stderr), (String::new(), String::new()), "{arguments:?}");
     drop(stdin);
 }
 
@@ -87,11 +71,7 @@ fn is_temporary(name: &str) -> bool {
 }
 
 fn piped(command: &mut Command) -> Child {
-    command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap()
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
 #[test]
@@ -103,33 +83,9 @@ fn a_signal_leaves_nothing() {
     // Takes seconds at the least, which the signal does not.
     sparse_checkpoint(&folder.join("huge.safetensors"), 8, 2 << 30);
     let rows: [(&[&str], Signal, i32); 5] = [
-        (
-            &[
-                "serialize",
-                "huge.safetensors",
-                "out.tensors",
-                "--hash",
-                "sha256",
-            ],
-            Signal::INT,
-            130,
-        ),
-        (
-            &[
-                "serialize",
-                "huge.safetensors",
-                "out.tensors",
-                "--hash",
-                "sha256",
-            ],
-            Signal::TERM,
-            143,
-        ),
-        (
-            &["deserialize", "-", "--to", "out.safetensors"],
-            Signal::INT,
-            130,
-        ),
+        (&["serialize", "huge.safetensors", "out.tensors", "--hash", "sha256"], Signal::INT, 130),
+        (&["serialize", "huge.safetensors", "out.tensors", "--hash", "sha256"], Signal::TERM, 143),
+        (&["deserialize", "-", "--to", "out.safetensors"], Signal::INT, 130),
         (&["deserialize", "-", "--to", "new/out"], Signal::TERM, 143),
         (&["synth", "made/here", "--size", "4GiB"], Signal::INT, 130),
     ];

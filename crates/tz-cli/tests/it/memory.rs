@@ -20,29 +20,13 @@ fn a_model_larger_than_the_limit_is_streamed_within_it() {
         assert!(peak > 0 && peak <= limit + SLACK, "{arguments:?}: {peak}");
         report
     };
-    within(&[
-        "serialize",
-        "model.safetensors",
-        "model.tensors",
-        "--no-fsync",
-    ]);
+    within(&["serialize", "model.safetensors", "model.tensors", "--no-fsync"]);
     for source in ["model.tensors", "model.safetensors"] {
         let report = within(&["deserialize", source]);
-        assert_eq!(
-            (&report["streamed"], &report["bytes"]),
-            (&true.into(), &MODEL.into())
-        );
-        within(&[
-            "deserialize",
-            source,
-            "--to",
-            "back.safetensors",
-            "--no-fsync",
-        ]);
+        assert_eq!((&report["streamed"], &report["bytes"]), (&true.into(), &MODEL.into()));
+        within(&["deserialize", source, "--to", "back.safetensors", "--no-fsync"]);
     }
-    let report = tz(dir.path(), &["deserialize", "model.tensors", "--json"])
-        .exits(0)
-        .json();
+    let report = tz(dir.path(), &["deserialize", "model.tensors", "--json"]).exits(0).json();
     let peak = report["peak_host_bytes"].as_u64().expect("peak");
     assert!(peak >= MODEL, "a load keeps what it loads: {peak}");
     assert_eq!(report["streamed"], false);

@@ -17,11 +17,7 @@ impl Ran {
     /// Expects this exit code; otherwise shows what was said.
     #[track_caller]
     pub(crate) fn exits(self, code: i32) -> Self {
-        assert_eq!(
-            self.code, code,
-            "stdout: {}\nstderr: {}",
-            self.stdout, self.stderr
-        );
+        assert_eq!(self.code, code, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
         self
     }
 
@@ -53,11 +49,7 @@ pub(crate) fn tz<S: AsRef<OsStr>>(folder: &Path, arguments: &[S]) -> Ran {
 /// Runs it with `input` as a pipe on standard input.
 pub(crate) fn tz_on<S: AsRef<OsStr>>(folder: &Path, arguments: &[S], input: &[u8]) -> Ran {
     let mut command = command(folder);
-    command
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("start");
     let mut stdin = child.stdin.take().expect("pipe");
     std::thread::scope(|scope| {

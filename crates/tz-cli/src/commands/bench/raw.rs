@@ -34,49 +34,31 @@ impl Baseline {
                 if file.source().local_file().is_none() {
                     return Err(Failure::usage("bench is about local files"));
                 }
-                let entries = tensors
-                    .iter()
-                    .filter_map(|&tensor| file.entries().get(tensor));
+                let entries = tensors.iter().filter_map(|&tensor| file.entries().get(tensor));
                 let ranges = entries.map(|entry| (0, entry.data_offset..entry.data_end()));
                 (vec![file.location().into()], ranges.collect())
             }
             Source::Checkpoint(checkpoint, _) => {
                 let files = checkpoint.files().iter().map(|file| file.path().to_owned());
-                let rows = tensors
-                    .iter()
-                    .filter_map(|&tensor| checkpoint.tensors().get(tensor));
+                let rows = tensors.iter().filter_map(|&tensor| checkpoint.tensors().get(tensor));
                 let ranges = rows.filter_map(|row| {
                     // Views in PyTorch files may reach beyond as many bytes as they have elements.
                     let end = checkpoint.files().get(row.file)?.byte_len();
-                    Some((
-                        row.file,
-                        row.offset..row.offset.saturating_add(row.byte_len).min(end),
-                    ))
+                    Some((row.file, row.offset..row.offset.saturating_add(row.byte_len).min(end)))
                 });
                 (files.collect(), ranges.collect())
             }
         };
         let ranges = join(ranges);
-        let bytes = ranges
-            .iter()
-            .map(|(_, range)| range.end - range.start)
-            .sum();
-        Ok(Self {
-            files,
-            ranges,
-            bytes,
-        })
+        let bytes = ranges.iter().map(|(_, range)| range.end - range.start).sum();
+        Ok(Self { files, ranges, bytes })
     }
 
     /// Seconds of one read, opening files and taking memory included, giving it back not.
     pub(super) fn read(&self, job: &Job) -> Result<f64, Failure> {
         let start = Instant::now();
         let name = |file: usize| {
-            self.files
-                .get(file)
-                .map_or(Path::new(""), PathBuf::as_path)
-                .display()
-                .to_string()
+            self.files.get(file).map_or(Path::new(""), PathBuf::as_path).display().to_string()
         };
         let open = |path: &PathBuf| {
             File::open(path)
@@ -146,9 +128,6 @@ mod tests {
             (0, 30..40),
             (0, 40 + GAP + 1..GAP + 50),
         ];
-        assert_eq!(
-            join(ranges),
-            [(0, 10..40), (0, 41 + GAP..50 + GAP), (1, 0..5)]
-        );
+        assert_eq!(join(ranges), [(0, 10..40), (0, 41 + GAP..50 + GAP), (1, 0..5)]);
     }
 }

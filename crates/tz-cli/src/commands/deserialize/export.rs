@@ -34,24 +34,14 @@ pub(super) struct Target {
 impl Target {
     pub(super) fn new(text: &str, max_shard_bytes: u64, fsync: bool) -> Result<Self, Failure> {
         let path = PathBuf::from(text);
-        let is_file = path
-            .extension()
-            .is_some_and(|extension| extension == "safetensors");
+        let is_file = path.extension().is_some_and(|extension| extension == "safetensors");
         let usage = |why: &str, hint: &str| {
-            Err(Failure::usage(format!("--to {text}: {why}"))
-                .at(text)
-                .hint(hint))
+            Err(Failure::usage(format!("--to {text}: {why}")).at(text).hint(hint))
         };
         if text == "-" {
-            return usage(
-                "safetensors cannot be streamed",
-                "write a file, then send that",
-            );
+            return usage("safetensors cannot be streamed", "write a file, then send that");
         }
-        if path
-            .extension()
-            .is_some_and(|extension| extension == "tensors")
-        {
+        if path.extension().is_some_and(|extension| extension == "tensors") {
             return usage(
                 "--to writes safetensors",
                 "`tz-cli serialize SOURCE DEST` writes .tensors files",
@@ -65,17 +55,8 @@ impl Target {
                 "give a name that ends in .safetensors, or a directory",
             );
         }
-        let durability = if fsync {
-            Durability::Synced
-        } else {
-            Durability::Cached
-        };
-        Ok(Self {
-            is_directory: path.is_dir() || !is_file,
-            path,
-            max_shard_bytes,
-            durability,
-        })
+        let durability = if fsync { Durability::Synced } else { Durability::Cached };
+        Ok(Self { is_directory: path.is_dir() || !is_file, path, max_shard_bytes, durability })
     }
 }
 
@@ -134,10 +115,8 @@ pub(super) fn export(
     target: &Target,
 ) -> Result<Exported, Failure> {
     source.require_unlocked()?;
-    let conversions: Vec<Conversion> = source
-        .rows(tensors)
-        .map(|row| Conversion::new(row.dtype, dtype))
-        .collect();
+    let conversions: Vec<Conversion> =
+        source.rows(tensors).map(|row| Conversion::new(row.dtype, dtype)).collect();
     let decls: Vec<TensorDecl> = source
         .rows(tensors)
         .zip(&conversions)
@@ -147,9 +126,7 @@ pub(super) fn export(
             shape: row.shape.to_vec(),
         })
         .collect();
-    let new_folders = target
-        .is_directory
-        .then(|| NewFolders::towards(&target.path));
+    let new_folders = target.is_directory.then(|| NewFolders::towards(&target.path));
     let (metadata, durability) = (metadata(source), target.durability);
     let writer = if target.is_directory {
         let plan = ShardedPlan::new(&target.path, &decls, &metadata, target.max_shard_bytes)?;
@@ -159,9 +136,7 @@ pub(super) fn export(
         Writer::One(SafetensorsWriter::create(&target.path, plan, durability)?)
     };
     let stats = source.stream(tensors, job, &|tensor, offset, bytes| {
-        let at = tensors
-            .binary_search(&tensor)
-            .map_err(|_| io::ErrorKind::InvalidInput)?;
+        let at = tensors.binary_search(&tensor).map_err(|_| io::ErrorKind::InvalidInput)?;
         let conversion = conversions.get(at).copied().unwrap_or(Conversion::Keep);
         write(&writer, at, conversion, offset, bytes)?;
         Ok(())
@@ -175,9 +150,7 @@ pub(super) fn export(
         folders.keep();
     }
     let lens = source.rows(tensors).zip(&conversions);
-    let bytes = lens
-        .map(|(row, conversion)| conversion.offset(row.byte_len))
-        .sum();
+    let bytes = lens.map(|(row, conversion)| conversion.offset(row.byte_len)).sum();
     Ok(Exported { stats, bytes })
 }
 
@@ -195,10 +168,7 @@ fn write(
     for (i, piece) in bytes.chunks(BLOCK).enumerate() {
         let at = conversion.offset(offset + (i * BLOCK) as u64);
         // A block grows at most fourfold, from float16 to float64.
-        block.resize(
-            usize::try_from(conversion.offset(piece.len() as u64)).unwrap_or(0),
-            0,
-        );
+        block.resize(usize::try_from(conversion.offset(piece.len() as u64)).unwrap_or(0), 0);
         conversion.apply(piece, &mut block);
         writer.write_at(tensor, at, &block)?;
     }
@@ -242,13 +212,8 @@ fn metadata(source: &Source) -> BTreeMap<String, String> {
         Value::String(text) => text,
         other => other.to_string(),
     };
-    let own = source
-        .user_metadata()
-        .into_iter()
-        .map(|(key, value)| (key, text(value)));
+    let own = source.user_metadata().into_iter().map(|(key, value)| (key, text(value)));
     let mut metadata: BTreeMap<String, String> = own.collect();
-    metadata
-        .entry("format".to_owned())
-        .or_insert_with(|| "pt".to_owned());
+    metadata.entry("format".to_owned()).or_insert_with(|| "pt".to_owned());
     metadata
 }

@@ -52,25 +52,14 @@ impl<'a> WriteSource<'a> {
             });
             conversions.push(conversion);
         }
-        Ok(Self {
-            source,
-            tensors,
-            specs,
-            conversions,
-        })
+        Ok(Self { source, tensors, specs, conversions })
     }
 
     /// Bytes of data to write.
     pub(super) fn bytes(&self) -> u64 {
         let rows = self.source.rows(self.tensors).zip(&self.conversions);
-        rows.map(|(row, conversion)| {
-            if row.is_meta {
-                0
-            } else {
-                conversion.offset(row.byte_len)
-            }
-        })
-        .sum()
+        rows.map(|(row, conversion)| if row.is_meta { 0 } else { conversion.offset(row.byte_len) })
+            .sum()
     }
 }
 
