@@ -1,6 +1,10 @@
-//! Folders that exist only if the work succeeds. Owns [`NewFolders`].
+//! Folders that a checkpoint is written to: no two checkpoints in one, and none left after a failure. Owns
+//! [`NewFolders`].
 
+use std::io;
 use std::path::{Path, PathBuf};
+
+use crate::error::Failure;
 
 /// Folders that the work will make; unless [`Self::keep`] is called, they are removed again.
 #[derive(Debug)]
@@ -25,6 +29,22 @@ impl Drop for NewFolders {
             let _ = std::fs::remove_dir(folder);
         }
     }
+}
+
+/// Fails where `directory` holds a checkpoint: files of two would be taken for one.
+pub(crate) fn refuse_other_checkpoint(directory: &Path) -> Result<(), Failure> {
+    let location = directory.display().to_string();
+    let failed = |error| Failure::io(&location, "list", &error);
+    for entry in std::fs::read_dir(directory).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
+        let name = name.to_string_lossy();
+        if name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json") {
+            let error = io::Error::from(io::ErrorKind::AlreadyExists);
+            let failure = Failure::io(&location, "write beside the checkpoint in", &error);
+            return Err(failure.hint("remove the old checkpoint, or give another directory"));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use tz_model::{DEFAULT_MAX_SHARD_BYTES, Preset, SynthOptions, synthesize};
 
 use crate::args::{EffortArgs, size};
 use crate::error::Failure;
-use crate::folders::NewFolders;
+use crate::folders::{self, NewFolders};
 use crate::job::Session;
 use crate::report::Synthesised;
 
@@ -60,9 +60,12 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Synthesised, Failure
         .with_threads(session.cores(&args.effort))
         .with_max_shard_bytes(args.max_shard_size)
         .with_cancel(session.cancel.clone());
-    let folders = NewFolders::towards(&args.destination);
+    if args.destination.is_dir() {
+        folders::refuse_other_checkpoint(&args.destination)?;
+    }
+    let made = NewFolders::towards(&args.destination);
     let bytes = synthesize(&args.destination, &preset, &options)?;
-    folders.keep();
+    made.keep();
     Ok(Synthesised {
         destination: args.destination.display().to_string(),
         preset: name,

@@ -49,18 +49,18 @@ fn stopped(folder: &Path, arguments: &[&str], signal: Signal, code: i32) {
     let before = listing(folder);
     let mut child = piped(command(folder).args(arguments).stdin(Stdio::piped()));
     // What comes from a pipe stops in the middle of the data and never ends.
-    let mut stdin = child.stdin.take().unwrap();
+    let mut stdin = child.stdin.take().expect("pipe");
     if arguments.contains(&"-") {
-        let bytes = std::fs::read(folder.join("small.tensors")).unwrap();
-        stdin.write_all(&bytes[..bytes.len() / 2]).unwrap();
+        let bytes = std::fs::read(folder.join("small.tensors")).expect("read");
+        stdin.write_all(&bytes[..bytes.len() / 2]).expect("write");
     }
     while !listing(folder).iter().any(|name| is_temporary(name)) {
-        assert_eq!(child.try_wait().unwrap(), None, "over before a file was there");
+        assert_eq!(child.try_wait().expect("wait"), None, "over before a file was there");
         std::thread::yield_now();
     }
     let pid = Pid::from_child(&child);
-    kill_process(pid, signal).unwrap();
-    let finished = ran(child.wait_with_output().unwrap()).exits(code);
+    kill_process(pid, signal).expect("signal");
+    let finished = ran(child.wait_with_output().expect("wait")).exits(code);
     assert_eq!(listing(folder), before, "{arguments:?}");
     assert_eq!((finished.stdout, finished.stderr), (String::new(), String::new()), "{arguments:?}");
     drop(stdin);
@@ -71,7 +71,7 @@ fn is_temporary(name: &str) -> bool {
 }
 
 fn piped(command: &mut Command) -> Child {
-    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start")
 }
 
 #[test]

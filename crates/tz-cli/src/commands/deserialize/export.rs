@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::Value;
 use tz_format::Element;
@@ -14,7 +14,7 @@ use tz_model::{
 
 use crate::convert::Conversion;
 use crate::error::Failure;
-use crate::folders::NewFolders;
+use crate::folders::{self, NewFolders};
 use crate::job::Job;
 use crate::parallel;
 use crate::source::Source;
@@ -48,7 +48,7 @@ impl Target {
             );
         }
         if path.is_dir() {
-            refuse_other_checkpoint(&path)?;
+            folders::refuse_other_checkpoint(&path)?;
         } else if !is_file && path.exists() {
             return usage(
                 "a file is there already",
@@ -58,22 +58,6 @@ impl Target {
         let durability = if fsync { Durability::Synced } else { Durability::Cached };
         Ok(Self { is_directory: path.is_dir() || !is_file, path, max_shard_bytes, durability })
     }
-}
-
-/// Files of two checkpoints in one directory would be taken for one.
-fn refuse_other_checkpoint(directory: &Path) -> Result<(), Failure> {
-    let location = directory.display().to_string();
-    let failed = |error| Failure::io(&location, "list", &error);
-    for entry in std::fs::read_dir(directory).map_err(failed)? {
-        let name = entry.map_err(failed)?.file_name();
-        let name = name.to_string_lossy();
-        if name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json") {
-            let error = io::Error::from(io::ErrorKind::AlreadyExists);
-            let failure = Failure::io(&location, "write beside the checkpoint in", &error);
-            return Err(failure.hint("remove the old checkpoint, or give another directory"));
-        }
-    }
-    Ok(())
 }
 
 /// What was written.
