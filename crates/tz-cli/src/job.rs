@@ -1,6 +1,7 @@
 //! What was meant: options, environment, settings file and defaults resolved into one value. Owns [`Session`], which
 //! every command has, and [`Job`], which those have that read tensors.
 
+use tracing::level_filters::LevelFilter;
 use tz_format::Element;
 use tz_io::{Cancel, DEFAULT_MAX_READERS, DEFAULT_STAGING_BYTES, Progress, ReadOptions, Selection};
 
@@ -22,6 +23,21 @@ impl Speech {
     /// What the command line alone says.
     pub(crate) fn typed(args: &OutputArgs) -> Self {
         Self { json: args.json, quiet: args.quiet, verbose: args.verbose }
+    }
+}
+
+impl Speech {
+    /// Says on standard error what the libraries note: warnings, and with `-v` where credentials came from, what was
+    /// tried again and the like. They never note secrets.
+    fn listen(self) {
+        let most = match self {
+            Self { quiet: true, .. } => LevelFilter::ERROR,
+            Self { verbose: true, .. } => LevelFilter::INFO,
+            _ => LevelFilter::WARN,
+        };
+        let notes = tracing_subscriber::fmt().with_max_level(most).with_writer(std::io::stderr);
+        // A second session of one process, as in tests, keeps the first one's ear.
+        let _ = notes.without_time().with_target(false).with_ansi(false).try_init();
     }
 }
 
@@ -48,6 +64,7 @@ impl Session {
             quiet: (typed.quiet || config.quiet) && !typed.verbose,
             ..typed
         };
+        speech.listen();
         let access = Access::new(access, &config, speech.quiet);
         Ok(Self { speech, cancel, progress: Progress::default(), access, config })
     }

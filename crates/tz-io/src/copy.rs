@@ -17,7 +17,7 @@ use crate::plan::{Fetch, LoadPlan, PartKind, PlanOptions};
 use crate::remote::MultipartOutput;
 use crate::source::RangeRead;
 use crate::workers;
-use crate::writer::{LocalOutput, Output, WriteOptions, is_regular};
+use crate::writer::{LocalOutput, Output, WriteOptions, is_regular, warn_of_unfinished};
 
 /// Bytes copied at a time where the file is not cut by tensors.
 const PIECE: u64 = 8 << 20;
@@ -55,6 +55,7 @@ pub fn copy(
             Ok(CopyReport { bytes: len, tensors_checked: checked })
         }
         Location::Remote(location) => {
+            warn_of_unfinished(location, options);
             let limit = options.memory_limit.unwrap_or(crate::DEFAULT_STAGING_BYTES);
             let memory = limit - limit / 4;
             let output = MultipartOutput::create(

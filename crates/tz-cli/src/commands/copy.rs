@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use tz_io::{Location, WriteOptions, copy};
+use tz_io::{Location, WriteOptions, copy, unfinished_uploads};
 
 use crate::args::EffortArgs;
 use crate::error::Failure;
@@ -31,6 +31,9 @@ pub(crate) struct Args {
     /// Refuse to replace what stands at the destination
     #[arg(long)]
     if_none_match: bool,
+    /// Remove what killed uploads of DST left behind, if no other writer is at work there
+    #[arg(long)]
+    abort_unfinished: bool,
     /// Do not wait until a file on disk is safe from a power cut
     #[arg(long)]
     no_fsync: bool,
@@ -50,6 +53,9 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Copied, Failure> {
     options.remote = session.access.remote()?;
     options.cancel = session.cancel.clone();
     options.progress = session.progress.clone();
+    if let (true, Location::Remote(remote)) = (args.abort_unfinished, &destination) {
+        unfinished_uploads(remote, &options.remote, true)?;
+    }
     let bar = session.bar("copying", 0);
     let report = copy(&source, &destination, &options)?;
     drop(bar);
