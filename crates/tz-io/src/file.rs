@@ -192,6 +192,9 @@ impl TensorFile {
     /// [`IoError::Unsupported`] where the file is encrypted or not local.
     pub fn map(&self) -> Result<HostTensors, IoError> {
         let unsupported = |why| IoError::Unsupported { location: self.location().to_owned(), why };
+        if self.is_encrypted() {
+            return Err(unsupported("what an encrypted file would map is ciphertext"));
+        }
         let file = self
             .source
             .local_file()
