@@ -6,6 +6,8 @@ mod budget;
 mod conformance;
 mod encrypted;
 mod faults;
+mod foreign;
 mod io_pattern;
 mod round_trip;
+mod verify;
 mod write;
