@@ -3,7 +3,7 @@
 
 use tracing::level_filters::LevelFilter;
 use tz_format::Element;
-use tz_io::{Cancel, DEFAULT_MAX_READERS, DEFAULT_STAGING_BYTES, Progress, ReadOptions, Selection};
+use tz_io::{Cancel, DEFAULT_MAX_READERS, Progress, ReadOptions, Selection, default_staging_bytes};
 
 use crate::access::{Access, AccessArgs};
 use crate::args::{DtypeArgs, EffortArgs, FilterArgs, OutputArgs, VerifyArgs};
@@ -166,7 +166,7 @@ pub(crate) struct Job {
 impl Job {
     /// Bytes of tensor data that may be on their way.
     pub(crate) fn staging_bytes(&self) -> u64 {
-        self.read.memory_limit.unwrap_or(DEFAULT_STAGING_BYTES)
+        self.read.memory_limit.unwrap_or_else(default_staging_bytes)
     }
 }
 

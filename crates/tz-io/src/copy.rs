@@ -56,7 +56,7 @@ pub fn copy(
         }
         Location::Remote(location) => {
             warn_of_unfinished(location, options);
-            let limit = options.memory_limit.unwrap_or(crate::DEFAULT_STAGING_BYTES);
+            let limit = options.memory_limit.unwrap_or_else(crate::default_staging_bytes);
             let memory = limit - limit / 4;
             let output = MultipartOutput::create(
                 location,

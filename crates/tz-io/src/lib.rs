@@ -33,6 +33,7 @@
 mod memory;
 
 mod buffer;
+mod cgroup;
 mod check;
 mod copy;
 mod decrypt;
@@ -58,6 +59,7 @@ mod writer;
 pub mod testing;
 
 pub use buffer::{BufferMemory, BufferPool, HeapPool, PooledBuffer};
+pub use cgroup::default_staging_bytes;
 pub use copy::{CopyReport, copy};
 pub use error::{Corruption, IoError};
 pub use file::TensorFile;

@@ -39,7 +39,7 @@ pub struct ReadOptions {
     pub readers: Option<usize>,
     /// Check stored hashes. Default true: CRC-32 where there is one, else SHA-256.
     pub verify: bool,
-    /// Most bytes of staging memory; `None` takes [`DEFAULT_STAGING_BYTES`]. Memory that the caller asked to own,
+    /// Most bytes of staging memory; `None` takes [`crate::default_staging_bytes`]. Memory that the caller asked to own,
     /// such as loaded tensors, does not count.
     pub memory_limit: Option<u64>,
     /// Stops the work early when set.

@@ -103,7 +103,7 @@ pub struct WriteOptions {
     pub user_metadata: Option<serde_json::Map<String, serde_json::Value>>,
     /// Worker threads; `None` takes one per core.
     pub workers: Option<usize>,
-    /// Most bytes of staging memory. Default [`crate::DEFAULT_STAGING_BYTES`].
+    /// Most bytes of staging memory. Default [`crate::default_staging_bytes`].
     pub memory_limit: Option<u64>,
     /// Wait until the file is on the disk before it gets its name. Default true; without it a power cut soon after
     /// may leave a file with holes under the final name.
@@ -222,7 +222,7 @@ fn to_object(
     options: &WriteOptions,
 ) -> Result<WriteStats, IoError> {
     warn_of_unfinished(location, options);
-    let limit = options.memory_limit.unwrap_or(crate::DEFAULT_STAGING_BYTES);
+    let limit = options.memory_limit.unwrap_or_else(crate::default_staging_bytes);
     let memory = limit - limit / 4;
     let output = MultipartOutput::create(
         location,
@@ -275,7 +275,7 @@ fn run(
     name: &str,
 ) -> Result<WriteStats, IoError> {
     let workers = options.workers.unwrap_or_else(available_cores).max(1);
-    let limit = options.memory_limit.unwrap_or(crate::DEFAULT_STAGING_BYTES);
+    let limit = options.memory_limit.unwrap_or_else(crate::default_staging_bytes);
     let jobs = jobs::plan(layout, limit, workers, name)?;
     execute::run(source, layout, &jobs, options, output, name)
 }
