@@ -1,4 +1,4 @@
-//! What can go wrong with a checkpoint. Owns [`Error`], [`Place`] and [`Fault`].
+//! What can go wrong with a checkpoint. Owns [`enum@Error`], [`Place`] and [`Fault`].
 
 use std::fmt;
 use std::io;

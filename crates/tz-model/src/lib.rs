@@ -41,6 +41,12 @@ mod safetensors_writer;
 mod strided;
 mod synth;
 mod torch;
+mod torch_writer;
+
+/// Compiles the README's example.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}
 
 pub use checkpoint::{Checkpoint, MAX_HEADER_LEN, SourceFile, SourceTensor};
 pub use dtype::{from_safetensors, packing, to_safetensors};
@@ -50,4 +56,4 @@ pub use layout::{
 };
 pub use safetensors_plan::{DEFAULT_MAX_SHARD_BYTES, SafetensorsPlan, ShardedPlan, TensorDecl};
 pub use safetensors_writer::{Durability, SafetensorsWriter, ShardedWriter};
-pub use synth::{Preset, SynthOptions, synthesize};
+pub use synth::{Preset, SynthFormat, SynthOptions, synthesize};

@@ -44,6 +44,7 @@ impl SafetensorsWriter {
         plan: SafetensorsPlan,
         durability: Durability,
     ) -> Result<Self, Error> {
+        let dest = &target(dest);
         let temp = temp_beside(dest)?;
         let fail = |error| Error::io(dest, "write", error);
         temp.as_file().set_len(plan.file_len).map_err(fail)?;
@@ -181,7 +182,14 @@ impl ShardedWriter {
     }
 }
 
-fn temp_beside(dest: &Path) -> Result<NamedTempFile, Error> {
+/// The file that a link leads to: the link stays, as it does for every program that opens it for writing.
+fn target(path: &Path) -> PathBuf {
+    let is_link = path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink());
+    let target = if is_link { path.canonicalize().ok() } else { None };
+    target.unwrap_or_else(|| path.to_owned())
+}
+
+pub(crate) fn temp_beside(dest: &Path) -> Result<NamedTempFile, Error> {
     // The usual mode of new files, narrowed by the user's mask; temporary files default to 0600.
     let mode = Permissions::from_mode(0o666);
     Builder::new()
@@ -192,20 +200,20 @@ fn temp_beside(dest: &Path) -> Result<NamedTempFile, Error> {
         .map_err(|error| Error::io(dest, "create", error))
 }
 
-fn publish(temp: NamedTempFile, dest: &Path) -> Result<(), Error> {
+pub(crate) fn publish(temp: NamedTempFile, dest: &Path) -> Result<(), Error> {
     temp.persist(dest)
         .map(drop)
         .map_err(|error| Error::io(dest, "rename the finished file to", error.error))
 }
 
-fn sync(file: &File, path: &Path, durability: Durability) -> Result<(), Error> {
+pub(crate) fn sync(file: &File, path: &Path, durability: Durability) -> Result<(), Error> {
     match durability {
         Durability::Cached => Ok(()),
         Durability::Synced => file.sync_all().map_err(|error| Error::io(path, "flush", error)),
     }
 }
 
-fn sync_parent(path: &Path, durability: Durability) -> Result<(), Error> {
+pub(crate) fn sync_parent(path: &Path, durability: Durability) -> Result<(), Error> {
     if durability == Durability::Cached {
         return Ok(());
     }

@@ -15,6 +15,7 @@ use tz_io::Cancel;
 use crate::error::Error;
 use crate::safetensors_plan::{DEFAULT_MAX_SHARD_BYTES, ShardedPlan};
 use crate::safetensors_writer::{Durability, ShardedWriter};
+use crate::torch_writer::TorchWriter;
 
 pub use preset::Preset;
 use weights::{BLOCK_BYTES, Weights};
@@ -29,6 +30,8 @@ pub struct SynthOptions {
     pub threads: usize,
     /// Most bytes of data in one shard. Default 5 GB.
     pub max_shard_bytes: u64,
+    /// Format of the weights. Default safetensors.
+    pub format: SynthFormat,
     /// Whether to wait for the disk. Default not: the files can be made again.
     pub durability: Durability,
     /// Ends the work at its next block when set; no weights are left then.
@@ -41,6 +44,7 @@ impl Default for SynthOptions {
             seed: 0,
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             max_shard_bytes: DEFAULT_MAX_SHARD_BYTES,
+            format: SynthFormat::Safetensors,
             durability: Durability::Cached,
             cancel: Cancel::default(),
         }
@@ -69,11 +73,66 @@ impl SynthOptions {
         self
     }
 
+    /// Sets the format of the weights.
+    #[must_use]
+    pub fn with_format(mut self, format: SynthFormat) -> Self {
+        self.format = format;
+        self
+    }
+
     /// Sets the shard size.
     #[must_use]
     pub fn with_max_shard_bytes(mut self, bytes: u64) -> Self {
         self.max_shard_bytes = bytes;
         self
+    }
+}
+
+/// Format of a synthetic checkpoint's weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SynthFormat {
+    /// `model.safetensors`, or shards with their index.
+    Safetensors,
+    /// `pytorch_model.bin`, one file as `torch.save` writes it: what some old models have and nothing else.
+    PyTorch,
+}
+
+/// A writer of either format.
+#[derive(Debug)]
+enum Writer {
+    Safetensors(ShardedWriter),
+    PyTorch(TorchWriter),
+}
+
+impl Writer {
+    fn create(dir: &Path, preset: &Preset, options: &SynthOptions) -> Result<Self, Error> {
+        let decls = preset.tensors();
+        std::fs::create_dir_all(dir).map_err(|error| Error::io(dir, "create", error))?;
+        Ok(match options.format {
+            SynthFormat::Safetensors => {
+                let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+                let plan = ShardedPlan::new(dir, decls, &metadata, options.max_shard_bytes)?;
+                Self::Safetensors(ShardedWriter::create(dir, plan, options.durability)?)
+            }
+            SynthFormat::PyTorch => {
+                let path = dir.join("pytorch_model.bin");
+                Self::PyTorch(TorchWriter::create(&path, decls, options.durability)?)
+            }
+        })
+    }
+
+    fn write_at(&self, tensor: usize, offset: u64, data: &[u8]) -> Result<(), Error> {
+        match self {
+            Self::Safetensors(writer) => writer.write_at(tensor, offset, data),
+            Self::PyTorch(writer) => writer.write_at(tensor, offset, data),
+        }
+    }
+
+    fn finish(self) -> Result<(), Error> {
+        match self {
+            Self::Safetensors(writer) => writer.finish(),
+            Self::PyTorch(writer) => writer.finish(),
+        }
     }
 }
 
@@ -85,16 +144,13 @@ struct Job {
     len: usize,
 }
 
-/// Writes a checkpoint directory: configuration, tokenizer stubs, and the weights as one safetensors file or shards
-/// with their index. The directory is created if missing. Returns the bytes of all tensors.
+/// Writes a checkpoint directory: configuration, tokenizer stubs, and the weights in the format asked for. The directory is created if missing. Returns the bytes of all tensors.
 ///
 /// # Errors
 /// [`Error`] where the directory cannot be written; [`Error::Cancelled`].
 pub fn synthesize(dir: &Path, preset: &Preset, options: &SynthOptions) -> Result<u64, Error> {
     let decls = preset.tensors();
-    let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
-    let plan = ShardedPlan::new(dir, decls, &metadata, options.max_shard_bytes)?;
-    let writer = ShardedWriter::create(dir, plan, options.durability)?;
+    let writer = Writer::create(dir, preset, options)?;
     let weights: Vec<Weights> = decls.iter().map(|decl| Weights::new(decl, options.seed)).collect();
     let mut jobs = Vec::new();
     for (tensor, weights) in weights.iter().enumerate() {

@@ -15,7 +15,9 @@ fn fixtures(folder: &str) -> PathBuf {
 
 #[test]
 fn checkpoints_have_the_tensors_that_transformers_has() {
-    let text = std::fs::read(fixtures("hf-models").join("tiny.json")).expect("fixture");
+    let text =
+        std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/hf-models/tiny.json"))
+            .expect("fixture");
     let json: Value = serde_json::from_slice(&text).expect("JSON");
     let models: BTreeMap<String, BTreeMap<String, Vec<u64>>> =
         serde_json::from_value(json["models"].clone()).expect("models");

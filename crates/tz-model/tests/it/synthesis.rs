@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use tz_format::{Dtype, Element};
-use tz_model::{Checkpoint, Preset, SynthOptions, synthesize};
+use tz_model::{Checkpoint, Preset, SynthFormat, SynthOptions, synthesize};
 
 use crate::support::{contents, listing};
 
@@ -104,4 +104,24 @@ fn a_cancelled_synthesis_leaves_no_weights() {
     let result = synthesize(dir.path(), &Preset::named("llama-tiny").expect("preset"), &options);
     assert!(matches!(result, Err(tz_model::Error::Cancelled)), "{result:?}");
     assert_eq!(std::fs::read_dir(dir.path()).expect("list").count(), 0);
+}
+
+#[test]
+fn a_pytorch_file_holds_the_same_tensors() {
+    let preset = Preset::named("opt-tiny").expect("preset");
+    let (bin, safe) = (tempfile::tempdir().expect("a"), tempfile::tempdir().expect("b"));
+    let options = SynthOptions::default();
+    synthesize(safe.path(), &preset, &options).expect("safetensors");
+    let options = options.with_format(SynthFormat::PyTorch);
+    synthesize(bin.path(), &preset, &options).expect("PyTorch");
+    assert!(listing(bin.path()).iter().any(|name| name == "pytorch_model.bin"));
+    let bin = Checkpoint::open(bin.path()).expect("PyTorch");
+    let safe = Checkpoint::open(safe.path()).expect("safetensors");
+    assert_eq!(bin.tensors().len(), safe.tensors().len());
+    for (i, tensor) in bin.tensors().iter().enumerate() {
+        assert_eq!(tensor.offset % 64, 0, "{}", tensor.name);
+        let other = safe.find(&tensor.name).expect("tensor");
+        assert_eq!(tensor.shape, safe.tensors()[other].shape);
+        assert_eq!(contents(&bin, i), contents(&safe, other), "{}", tensor.name);
+    }
 }

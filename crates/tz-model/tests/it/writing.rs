@@ -92,6 +92,20 @@ fn new_files_have_the_usual_mode() {
 }
 
 #[test]
+fn links_stay_and_their_files_are_written() {
+    let dir = tempfile::tempdir().expect("directory");
+    let (link, file) = (dir.path().join("link"), dir.path().join("file"));
+    std::fs::write(&file, b"older").expect("write");
+    std::os::unix::fs::symlink("file", &link).expect("link");
+    let plan = SafetensorsPlan::new(&link, &[], &BTreeMap::new()).expect("plan");
+    let writer = SafetensorsWriter::create(&link, plan, Durability::Cached).expect("create");
+    writer.finish().expect("finish");
+    assert!(link.symlink_metadata().expect("link").is_symlink());
+    Checkpoint::open(&file).expect("checkpoint");
+    assert_eq!(listing(dir.path()), ["file", "link"]);
+}
+
+#[test]
 fn dropped_or_incomplete_writers_leave_nothing() {
     let dir = tempfile::tempdir().expect("directory");
     let path = dir.path().join("m.safetensors");
