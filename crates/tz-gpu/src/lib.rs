@@ -51,6 +51,7 @@ mod stats;
 mod engine;
 mod loader;
 mod pinned_pool;
+mod shards;
 
 mod tensor;
 
@@ -66,9 +67,10 @@ pub use cuda::{
 pub use device::{ALIGNMENT, Device, DeviceId, DeviceMemory, MemoryInfo};
 pub use engine::CopyEngine;
 pub use error::{DeviceError, GpuError, MemoryKind};
-pub use loader::{DEFAULT_RING_BYTES, DEFAULT_STREAMS, GpuLoader, GpuOptions, Shard, load_shards};
+pub use loader::{DEFAULT_RING_BYTES, DEFAULT_STREAMS, GpuLoader, GpuOptions};
 pub use pinned_pool::PinnedPool;
 pub use schedule::{Copy, Placement};
+pub use shards::{Shard, load_shards};
 pub use sim::{
     INJECTED_CODE, SimCall, SimDevice, SimEvent, SimMemory, SimOptions, SimPinned, SimStream,
     SimUsage,

@@ -10,8 +10,8 @@ use std::time::Instant;
 
 use tz_format::{Element, TensorEntry};
 use tz_io::{
-    BufferPool, Consumer, IoError, Part, PartKind, Piece, PlanOptions, PooledBuffer, ReadOptions,
-    Selection, TensorFile,
+    BufferPool, Consumer, Part, PartKind, Piece, PlanOptions, PooledBuffer, ReadOptions, Selection,
+    TensorFile,
 };
 
 use crate::convert::Conversion;
@@ -360,57 +360,4 @@ impl<D: Device> Stage<'_, D> {
         }
         Ok(staging.copies)
     }
-}
-
-/// One file and the loader, and so the device, that it goes to.
-#[derive(Debug)]
-pub struct Shard<'a, D: Device> {
-    /// Where to.
-    pub loader: &'a mut GpuLoader<D>,
-    /// The file.
-    pub file: &'a TensorFile,
-    /// Which of its tensors.
-    pub selection: &'a Selection,
-}
-
-/// Loads every shard at once, each onto its device, and gives the tensors in the same order. The first failure stops
-/// the others.
-///
-/// # Errors
-/// As [`GpuLoader::load`]; where several shards fail, the error of the one that did not fail because it was stopped.
-pub fn load_shards<D: Device>(
-    shards: &mut [Shard<'_, D>],
-    options: &ReadOptions,
-) -> Result<Vec<DeviceTensors>, GpuError> {
-    let results: Vec<_> = std::thread::scope(|scope| {
-        let loads: Vec<_> = shards
-            .iter_mut()
-            .map(|shard| {
-                scope.spawn(|| {
-                    let loaded = shard.loader.load(shard.file, shard.selection, options);
-                    if loaded.is_err() {
-                        options.cancel.cancel();
-                    }
-                    loaded
-                })
-            })
-            .collect();
-        let joined = loads.into_iter().map(std::thread::ScopedJoinHandle::join);
-        joined.collect()
-    });
-    let mut loaded = Vec::with_capacity(results.len());
-    let mut failure = None;
-    for result in results {
-        match result {
-            Ok(Ok(tensors)) => loaded.push(tensors),
-            Ok(Err(error)) => {
-                let stopped = matches!(failure, None | Some(GpuError::Io(IoError::Cancelled)));
-                if stopped {
-                    failure = Some(error);
-                }
-            }
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
-    }
-    failure.map_or(Ok(loaded), Err)
 }

@@ -7,12 +7,19 @@
 //! The device keeps watch. Writing to or unpinning a buffer that a copy still reads, or freeing memory that a copy
 //! still writes, is noted as a violation. Tests assert that there are none and that everything was given back.
 
-use std::collections::VecDeque;
-use std::ops::{Deref, DerefMut, Range};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+mod memory;
+mod state;
 
-use crate::device::{ALIGNMENT, Device, DeviceId, DeviceMemory, MemoryInfo, check_range};
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+use memory::{Block, addresses};
+use state::{Shared, State, StreamState, Work};
+
+use crate::device::{Device, DeviceId, MemoryInfo, check_range};
 use crate::error::{DeviceError, MemoryKind};
+
+pub use memory::{SimMemory, SimPinned};
 
 /// Which call to let fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,22 +83,6 @@ pub struct SimDevice {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug)]
-struct Shared {
-    options: SimOptions,
-    state: Mutex<State>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    random: u64,
-    calls: Vec<(SimCall, u64)>,
-    streams: Vec<StreamState>,
-    failed: bool,
-    violations: Vec<String>,
-    usage: SimUsage,
-}
-
 /// What is in use on a simulated device, and how much ever was.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SimUsage {
@@ -106,23 +97,15 @@ pub struct SimUsage {
     /// Copies to the device that were started.
     pub copies: u64,
 }
-
-#[derive(Debug, Default)]
-struct StreamState {
-    waiting: VecDeque<Work>,
-    queued: u64,
-    done: u64,
-}
-
+/// Stream of a simulated device.
 #[derive(Debug)]
-struct Work {
-    /// Steps until it runs.
-    steps: u64,
-    /// Host addresses that it reads.
-    source: Range<usize>,
-    bytes: Vec<u8>,
-    target: Arc<Block>,
-    offset: usize,
+pub struct SimStream(usize);
+
+/// Event of a simulated device.
+#[derive(Debug, Clone, Copy)]
+pub struct SimEvent {
+    stream: usize,
+    after: u64,
 }
 
 impl SimDevice {
@@ -184,99 +167,6 @@ impl SimDevice {
             });
         }
     }
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Notes what is being done to host memory that a copy still reads.
-    fn watch_host(&self, memory: &[u8], doing: &str) {
-        let mut state = self.lock();
-        let used = addresses(memory);
-        let overlaps = |work: &&Work| work.source.start < used.end && used.start < work.source.end;
-        let waiting = state.streams.iter().flat_map(|stream| &stream.waiting);
-        let reading = waiting.filter(overlaps).count();
-        if reading > 0 {
-            let violation = format!("{doing} a buffer that {reading} copies still read");
-            state.violations.push(violation);
-        }
-    }
-}
-
-impl State {
-    /// The next number of a xorshift generator; a seed of zero is replaced.
-    fn random(&mut self) -> u64 {
-        let mut x = self.random.max(1);
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        self.random = x;
-        x
-    }
-
-    fn is_due(&mut self, call: SimCall, options: &SimOptions) -> bool {
-        let count = match self.calls.iter_mut().find(|(counted, _)| *counted == call) {
-            Some((_, count)) => count,
-            None => {
-                self.calls.push((call, 0));
-                match self.calls.last_mut() {
-                    Some((_, count)) => count,
-                    None => return false,
-                }
-            }
-        };
-        *count += 1;
-        options.failures.contains(&(call, *count))
-    }
-
-    /// Lets one stream that has work, any, take a step.
-    fn step(&mut self, options: &SimOptions) {
-        let busy = |(_, stream): &(usize, &StreamState)| !stream.waiting.is_empty();
-        let busy = self.streams.iter().enumerate().filter(busy).map(|(i, _)| i);
-        let busy: Vec<usize> = busy.collect();
-        let chosen = self.random() % (busy.len() as u64).max(1);
-        if let Some(&chosen) = usize::try_from(chosen).ok().and_then(|chosen| busy.get(chosen)) {
-            self.step_stream(chosen, options);
-        }
-    }
-
-    fn step_stream(&mut self, chosen: usize, options: &SimOptions) {
-        let Some(stream) = self.streams.get_mut(chosen) else {
-            return;
-        };
-        let Some(front) = stream.waiting.front_mut() else {
-            return;
-        };
-        front.steps = front.steps.saturating_sub(1);
-        if front.steps > 0 {
-            return;
-        }
-        stream.done += 1;
-        let Some(work) = stream.waiting.pop_front() else {
-            return;
-        };
-        if self.is_due(SimCall::LateCopy, options) {
-            self.failed = true;
-            return;
-        }
-        let mut target = work.target.lock();
-        let range = work.offset..work.offset.saturating_add(work.bytes.len());
-        if let Some(target) = target.get_mut(range) {
-            target.copy_from_slice(&work.bytes);
-        }
-    }
-
-    fn is_done(&self, event: SimEvent) -> bool {
-        let stream = self.streams.get(event.stream);
-        stream.is_none_or(|stream| stream.done >= event.after)
-    }
-}
-
-fn addresses(memory: &[u8]) -> Range<usize> {
-    let range = memory.as_ptr_range();
-    range.start.addr()..range.end.addr()
 }
 
 impl Device for SimDevice {
@@ -404,119 +294,6 @@ impl Device for SimDevice {
         destination.copy_from_slice(source.unwrap_or_default());
         Ok(())
     }
-}
-
-/// Bytes at an aligned address that stays the same.
-#[derive(Debug)]
-struct Block {
-    bytes: Mutex<Box<[u8]>>,
-    /// Where the aligned part begins.
-    skip: usize,
-    address: u64,
-}
-
-impl Block {
-    fn new(len: usize) -> Option<Self> {
-        let alignment = usize::try_from(ALIGNMENT).ok()?;
-        let bytes = vec![0xA5_u8; len.checked_add(alignment)?].into_boxed_slice();
-        let skip = bytes.as_ptr().align_offset(alignment);
-        let address = bytes.as_ptr().addr().checked_add(skip)? as u64;
-        Some(Self { bytes: Mutex::new(bytes), skip, address })
-    }
-
-    fn lock(&self) -> Aligned<'_> {
-        Aligned {
-            bytes: self.bytes.lock().unwrap_or_else(PoisonError::into_inner),
-            skip: self.skip,
-        }
-    }
-}
-
-/// The aligned part of a block.
-struct Aligned<'a> {
-    bytes: MutexGuard<'a, Box<[u8]>>,
-    skip: usize,
-}
-
-impl Aligned<'_> {
-    fn get(&self, range: Range<usize>) -> Option<&[u8]> {
-        self.bytes.get(self.skip..)?.get(range)
-    }
-
-    fn get_mut(&mut self, range: Range<usize>) -> Option<&mut [u8]> {
-        self.bytes.get_mut(self.skip..)?.get_mut(range)
-    }
-}
-
-/// Memory of a simulated device. Its address is a host address.
-#[derive(Debug)]
-pub struct SimMemory {
-    block: Arc<Block>,
-    len: u64,
-    shared: Arc<Shared>,
-}
-
-impl DeviceMemory for SimMemory {
-    fn address(&self) -> u64 {
-        self.block.address
-    }
-
-    fn len(&self) -> u64 {
-        self.len
-    }
-}
-
-impl Drop for SimMemory {
-    fn drop(&mut self) {
-        let mut state = self.shared.lock();
-        state.usage.device_bytes -= self.len;
-        let waiting = state.streams.iter().flat_map(|stream| &stream.waiting);
-        let writing = waiting.filter(|work| Arc::ptr_eq(&work.target, &self.block)).count();
-        if writing > 0 {
-            let violation = format!("freed device memory that {writing} copies still write");
-            state.violations.push(violation);
-        }
-    }
-}
-
-/// Pinned memory of a simulated device: host memory that is watched.
-#[derive(Debug)]
-pub struct SimPinned {
-    bytes: Box<[u8]>,
-    shared: Arc<Shared>,
-}
-
-impl Deref for SimPinned {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-impl DerefMut for SimPinned {
-    fn deref_mut(&mut self) -> &mut [u8] {
-        self.shared.watch_host(&self.bytes, "wrote to");
-        &mut self.bytes
-    }
-}
-
-impl Drop for SimPinned {
-    fn drop(&mut self) {
-        self.shared.watch_host(&self.bytes, "unpinned");
-        self.shared.lock().usage.pinned_bytes -= self.bytes.len() as u64;
-    }
-}
-
-/// Stream of a simulated device.
-#[derive(Debug)]
-pub struct SimStream(usize);
-
-/// Event of a simulated device.
-#[derive(Debug, Clone, Copy)]
-pub struct SimEvent {
-    stream: usize,
-    after: u64,
 }
 
 #[cfg(test)]

@@ -8,8 +8,9 @@ use super::{Case, TestFile};
 use crate::device::{ALIGNMENT, Device};
 use crate::dlpack::{DLManagedTensor, DLManagedTensorVersioned, ManagedTensor};
 use crate::error::GpuError;
-use crate::loader::{GpuLoader, GpuOptions, Shard, load_shards};
+use crate::loader::{GpuLoader, GpuOptions};
 use crate::schedule::Placement;
+use crate::shards::{Shard, load_shards};
 use crate::tensor::DeviceTensors;
 
 pub(super) fn cases<D: Device>() -> Vec<Case<D>> {

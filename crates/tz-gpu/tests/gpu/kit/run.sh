@@ -1,0 +1,122 @@
+#!/usr/bin/env bash
+# Everything that a GPU machine is asked, in stages. Needs no Rust: this folder holds what it runs.
+#
+#   run.sh OUT [STAGE...]        stages: facts suite dlpack sanitizer bus model warm disk     (default: all)
+#
+# Each stage writes its log to OUT; the last lines say which failed. Environment:
+#   DEVICE=0               ordinal of the device
+#   PRESET=llama-8b        preset of the model for `warm` and `disk`
+#   MODEL=/dev/shm/tz-gpu  where the model is made and kept: memory, so that the bus is what is measured
+#   DISK=$PWD/tz-gpu-disk  where `disk` puts a copy of it
+#   REPEATS=5              loads of each kind
+set -uo pipefail
+kit=$(cd "$(dirname "$0")" && pwd)
+out=${1:?usage: run.sh OUT [STAGE...]}
+shift
+stages=("$@")
+[ ${#stages[@]} -gt 0 ] || stages=(facts suite dlpack sanitizer bus model warm disk)
+device=${DEVICE:-0}
+model=${MODEL:-/dev/shm/tz-gpu}
+disk=${DISK:-$PWD/tz-gpu-disk}
+repeats=${REPEATS:-5}
+mkdir -p "$out" "$model"
+python=$(command -v python3)
+# Wheels are unpacked beside what the machine has, which comes first.
+if compgen -G "$kit/wheels/*.whl" >/dev/null && [ ! -d "$model/wheels" ]; then
+    "$python" -m pip install -q --no-index --no-deps --target "$model/wheels" "$kit"/wheels/*.whl
+fi
+export PYTHONPATH="${PYTHONPATH:+$PYTHONPATH:}$model/wheels"
+
+facts() {
+    date -u
+    nvidia-smi
+    nvidia-smi --query-gpu=name,driver_version,pcie.link.gen.current,pcie.link.width.current --format=csv
+    lscpu | grep -E 'Model name|^CPU\(s\)|NUMA'
+    free -g
+    df -h /dev/shm .
+    "$python" -c 'import torch, safetensors; print("torch", torch.__version__, "safetensors", safetensors.__version__)'
+}
+
+suite() {
+    "$kit/gpu" --device "$device" --fixtures "$kit/fixtures"
+}
+
+# A checkpoint of every shape of name and a matching file, small enough to compare bit for bit.
+small() {
+    [ -d "$model/small" ] || "$kit/tz-cli" synth "$model/small" --preset llama-tiny &&
+        { [ -e "$model/small.tensors" ] || "$kit/tz-cli" serialize "$model/small" "$model/small.tensors"; }
+}
+
+dlpack() {
+    small && "$python" "$kit/dlpack_check.py" "$kit/libdlpack.so" "$model/small.tensors" "$model/small" "cuda:$device"
+}
+
+sanitizer() {
+    local tool
+    tool=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer 2>/dev/null | tail -1)
+    if [ -z "$tool" ]; then
+        echo "compute-sanitizer is not installed here"
+        return 1
+    fi
+    "$tool" --tool memcheck --leak-check full --error-exitcode 9 "$kit/gpu" --device "$device"
+}
+
+bus() {
+    "$kit/copy" --device "$device" && "$python" "$kit/compare.py" pinned "cuda:$device"
+}
+
+model() {
+    [ -d "$model/checkpoint" ] || "$kit/tz-cli" synth "$model/checkpoint" --preset "${PRESET:-llama-8b}" || return
+    [ -e "$model/model.tensors" ] || "$kit/tz-cli" serialize "$model/checkpoint" "$model/model.tensors" || return
+    ls -l "$model/model.tensors" "$model/checkpoint"
+}
+
+# Ours and the others' alternate, so that a slow minute of the machine meets all of them.
+contest() { # contest TENSORS CHECKPOINT BEFORE_EACH
+    local status=0
+    for _ in $(seq "$repeats"); do
+        $3 && "$kit/copy" --device "$device" --quick --repeats 1 "$1" || status=1
+        $3 && "$python" "$kit/compare.py" safetensors "$2" "cuda:$device" || status=1
+        $3 && "$python" "$kit/compare.py" tensorizer "$1" "cuda:$device" || status=1
+        $3 && "$python" "$kit/compare.py" tensorizer "$1" "cuda:$device" 8 || status=1
+    done
+    return $status
+}
+
+warm() {
+    model >/dev/null || return
+    contest "$model/model.tensors" "$model/checkpoint" true
+    "$kit/copy" --device "$device" --repeats "$repeats" "$model/model.tensors"
+}
+
+drop_caches() {
+    sync
+    if [ -w /proc/sys/vm/drop_caches ]; then
+        echo 3 >/proc/sys/vm/drop_caches
+    else
+        # Without root: POSIX advice, file by file.
+        find "$disk" -type f -exec dd of={} oflag=nocache conv=notrunc,fdatasync count=0 status=none \;
+    fi
+}
+
+disk() {
+    model >/dev/null || return
+    mkdir -p "$disk" && cp -rn "$model/model.tensors" "$model/checkpoint" "$disk" || return
+    contest "$disk/model.tensors" "$disk/checkpoint" drop_caches
+}
+
+failed=()
+for stage in "${stages[@]}"; do
+    echo "== $stage"
+    if "$stage" >"$out/$stage.log" 2>&1; then
+        tail -3 "$out/$stage.log"
+    else
+        failed+=("$stage")
+        tail -15 "$out/$stage.log"
+    fi
+done
+if [ ${#failed[@]} -gt 0 ]; then
+    echo "failed: ${failed[*]}; logs are in $out"
+    exit 1
+fi
+echo "all passed; logs are in $out"
