@@ -271,9 +271,12 @@ pub(crate) struct Benchmark {
     pub(crate) rounds: Vec<Round>,
     pub(crate) median_seconds: f64,
     pub(crate) median_raw_seconds: f64,
+    /// On a busy machine, the best round says most about the program.
+    pub(crate) best_seconds: f64,
+    pub(crate) best_raw_seconds: f64,
     pub(crate) bytes_per_second: f64,
     pub(crate) raw_bytes_per_second: f64,
-    /// Speed of the load over speed of the raw read.
+    /// Speed of the load over speed of the raw read, by medians.
     pub(crate) ratio: f64,
     pub(crate) peak_host_bytes: u64,
 }

@@ -61,6 +61,8 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Benchmark, Failure> 
         rounds: Vec::with_capacity(args.rounds),
         median_seconds: 0.0,
         median_raw_seconds: 0.0,
+        best_seconds: 0.0,
+        best_raw_seconds: 0.0,
         bytes_per_second: 0.0,
         raw_bytes_per_second: 0.0,
         ratio: 0.0,
@@ -82,9 +84,11 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Benchmark, Failure> 
         report.rounds.push(round);
     }
     drop(bar);
-    report.median_seconds = median(report.rounds.iter().map(|round| round.seconds).collect());
-    report.median_raw_seconds =
-        median(report.rounds.iter().map(|round| round.raw_seconds).collect());
+    let loads: Vec<f64> = report.rounds.iter().map(|round| round.seconds).collect();
+    let raw_reads: Vec<f64> = report.rounds.iter().map(|round| round.raw_seconds).collect();
+    let best = |values: &[f64]| values.iter().copied().reduce(f64::min).unwrap_or_default();
+    (report.best_seconds, report.best_raw_seconds) = (best(&loads), best(&raw_reads));
+    (report.median_seconds, report.median_raw_seconds) = (median(loads), median(raw_reads));
     report.bytes_per_second = rate(report.bytes, report.median_seconds);
     report.raw_bytes_per_second = rate(baseline.bytes, report.median_raw_seconds);
     report.ratio = if report.median_seconds > 0.0 {

@@ -1,6 +1,6 @@
 //! Reports as text for people. Owns tables, units and the two lines of a failure.
 
-use std::io::{self, IsTerminal as _, Write};
+use std::io::{self, Write};
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
@@ -178,7 +178,7 @@ fn inspection(out: &mut dyn Write, report: &Inspection) -> io::Result<()> {
     for (name, value) in facts {
         writeln!(out, "{name:<9} {value}")?;
     }
-    writeln!(out, "\n{}", tensor_table(&report.tensors))
+    writeln!(out, "\n{}", tensor_table(&report.tensors).trim_fmt())
 }
 
 fn tensor_table(tensors: &[InspectedTensor]) -> Table {
@@ -233,6 +233,7 @@ fn benchmark(out: &mut dyn Write, report: &Benchmark) -> io::Result<()> {
         row((i + 1).to_string(), round.seconds, round.raw_seconds);
     }
     row("median".to_owned(), report.median_seconds, report.median_raw_seconds);
+    row("best".to_owned(), report.best_seconds, report.best_raw_seconds);
     align_right(&mut rounds, &[1, 2, 3, 4, 5]);
     let verified = if report.verified { "verified" } else { "not verified" };
     writeln!(
@@ -243,7 +244,7 @@ fn benchmark(out: &mut dyn Write, report: &Benchmark) -> io::Result<()> {
         decimal(report.bytes),
         counted(report.readers, "reader"),
     )?;
-    writeln!(out, "{rounds}")?;
+    writeln!(out, "{}", rounds.trim_fmt())?;
     if let Some(last) = report.rounds.last() {
         writeln!(out, "last round: {}", spent(&last.phases))?;
     }
@@ -255,15 +256,14 @@ fn spent(phases: &Phases) -> String {
     format!("{} (summed over threads)", phases.collect::<Vec<_>>().join(", "))
 }
 
-/// An empty table: lines for a person, columns alone for a pipe.
+/// An empty table. It has no lines and wraps nothing, so that it reads the same on a terminal, in a file and in a pipe.
 fn table(heads: &[&str]) -> Table {
     let mut table = Table::new();
-    let (preset, arrangement) = if io::stdout().is_terminal() {
-        (presets::UTF8_BORDERS_ONLY, ContentArrangement::Dynamic)
-    } else {
-        (presets::NOTHING, ContentArrangement::Disabled)
-    };
-    table.load_style(preset).set_content_arrangement(arrangement).set_header(heads);
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(heads);
+    if let Some(first) = table.column_mut(0) {
+        first.set_padding((0, 1));
+    }
     table
 }
 
