@@ -43,6 +43,7 @@ const LAYERS: &[Layer] = &[
     Layer { name: "tz-gpu", may_use: &["tz-format", "tz-io", "tz-cuda-shim"], out_of_reach: &[] },
     Layer { name: "tz-cli", may_use: LIBRARIES, out_of_reach: &[] },
     Layer { name: "xtask", may_use: LIBRARIES, out_of_reach: &[] },
+    Layer { name: "xtask-s3-server", may_use: &[], out_of_reach: &[] },
 ];
 
 const LIBRARIES: &[&str] =

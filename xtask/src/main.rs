@@ -13,6 +13,7 @@ mod layers;
 mod product;
 mod report;
 mod roundtrip;
+mod servers;
 mod sys;
 mod tidy;
 mod workspace;

@@ -17,6 +17,7 @@ use crate::workspace;
 #[derive(Debug)]
 pub(crate) struct Product {
     exe: PathBuf,
+    environment: Vec<(&'static str, String)>,
 }
 
 impl Product {
@@ -25,7 +26,7 @@ impl Product {
     pub(crate) fn build() -> Result<Self> {
         if let Some(exe) = std::env::var_os("TZ_CLI").map(PathBuf::from) {
             eprintln!("using {}", exe.display());
-            return Ok(Self { exe });
+            return Ok(Self { exe, environment: Vec::new() });
         }
         eprintln!("$ cargo build --release -p tz-cli");
         let status = workspace::cargo()
@@ -35,7 +36,13 @@ impl Product {
         if !status.success() {
             bail!("tz-cli does not build");
         }
-        Ok(Self { exe: workspace::target()?.join("release/tz-cli") })
+        let exe = workspace::target()?.join("release/tz-cli");
+        Ok(Self { exe, environment: Vec::new() })
+    }
+
+    /// The same binary run with these variables, which lead it to a server.
+    pub(crate) fn with_environment(&self, environment: Vec<(&'static str, String)>) -> Self {
+        Self { exe: self.exe.clone(), environment }
     }
 
     /// Runs it with these arguments and an empty standard input, whatever the outcome.
@@ -54,7 +61,14 @@ impl Product {
     }
 
     fn run_with<S: AsRef<OsStr>>(&self, arguments: &[S], input: Stdio) -> Result<Finished> {
-        sys::run_measured(Command::new(&self.exe).args(arguments).stdin(input))
+        sys::run_measured(self.command(arguments).stdin(input))
+    }
+
+    /// The command, for who wants to start it without waiting for its end.
+    pub(crate) fn command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
+        let mut command = Command::new(&self.exe);
+        command.args(arguments).envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
     }
 
     /// Runs it and takes its standard output as JSON; anything but exit 0 is an error.

@@ -15,6 +15,10 @@ use crate::report::{gigabytes_per_second, parse_size, table};
 use crate::sys::Finished;
 use crate::workspace;
 
+mod stores;
+
+use stores::Stores;
+
 /// Enough for a median, so that one slow first touch of memory does not stand for the rate.
 const ROUNDS: u32 = 3;
 
@@ -26,6 +30,9 @@ pub(crate) struct Args {
     /// Keep the files and say where they are
     #[arg(long)]
     keep: bool,
+    /// S3 by Garage, built first if the cache has none (ten minutes), never by s3s-fs
+    #[arg(long)]
+    servers: bool,
 }
 
 /// One way from the file to memory.
@@ -41,6 +48,10 @@ const ROUTES: &[Route] = &[
     Route { transport: "file", device: "cpu", readers: "auto", verified: true },
     Route { transport: "file", device: "cpu", readers: "auto", verified: false },
     Route { transport: "stdin", device: "cpu", readers: "1", verified: true },
+    Route { transport: "http", device: "cpu", readers: "auto", verified: true },
+    Route { transport: "http", device: "cpu", readers: "1", verified: true },
+    Route { transport: "s3", device: "cpu", readers: "auto", verified: true },
+    Route { transport: "s3", device: "cpu", readers: "1", verified: true },
 ];
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -48,27 +59,36 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let product = Product::build()?;
     let parent = workspace::target()?;
     let folder = tempfile::Builder::new().prefix("roundtrip-").tempdir_in(&parent)?;
+    let stores = Stores::start(folder.path(), args.servers)?;
+    let product = product.with_environment(stores.s3.environment());
 
     let checkpoint = folder.path().join("checkpoint");
-    let saved = folder.path().join("model.tensors");
+    let saved = folder.path().join(stores::FILE);
     println!("\n1. A synthetic checkpoint with random weights, as safetensors:");
     told(&product, &product::synth(args.size, &checkpoint))?;
-    println!("\n2. Saved as one .tensors file, then verified:");
+    println!("\n2. Saved as one .tensors file and as an S3 object, then verified:");
+    let object = PathBuf::from(stores.s3.uri(stores::FILE));
     told(&product, &words(["serialize"], [&checkpoint, &saved]))?;
     told(&product, &words(["verify"], [&saved]))?;
+    told(&product, &words(["serialize"], [&checkpoint, &object]))?;
+    told(&product, &words(["verify"], [&object]))?;
 
     println!("\n3. Loaded over every route, written out again, compared with the checkpoint:");
-    let series = timed(&product, &saved)?;
+    let (routes, absent): (Vec<&Route>, Vec<&Route>) =
+        ROUTES.iter().partition(|route| stores.source(route.transport, &saved).is_some());
+    let series = timed(&product, &routes, &stores, &saved)?;
     let rates: Vec<f64> = series
         .iter()
         .map(|(bytes, series)| gigabytes_per_second(*bytes, series.median_seconds()))
         .collect();
     let (raw, rates) = rates.split_last().context("nothing was timed")?;
-    let mut table = table(&["from", "to", "readers", "verified", "GB/s", "of raw read", "tensors"]);
-    for (route, rate) in ROUTES.iter().zip(rates) {
-        compare(&product, route, &checkpoint, &saved, folder.path())?;
+    let heads = ["from", "server", "to", "readers", "verified", "GB/s", "of raw read", "tensors"];
+    let mut table = table(&heads);
+    for (route, rate) in routes.iter().zip(rates) {
+        compare(&product, route, &stores, &checkpoint, &saved, folder.path())?;
         table.add_row([
             route.transport,
+            stores.server(route.transport),
             route.device,
             route.readers,
             if route.verified { "yes" } else { "no" },
@@ -77,12 +97,21 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             "all equal",
         ]);
     }
-    table.add_row(["raw read", "cpu", "2", "-", &format!("{raw:.2}"), "100 %", "-"]);
+    for route in absent {
+        let server = stores.server(route.transport);
+        let (device, readers) = (route.device, route.readers);
+        table.add_row([route.transport, server, device, readers, "-", "-", "-", "-"]);
+    }
+    table.add_row(["raw read", "-", "cpu", "2", "-", &format!("{raw:.2}"), "100 %", "-"]);
     println!("{table}");
+    println!("\n4. Copied from store to store:");
+    for copied in stores.copy_around(&product, &saved, folder.path())? {
+        println!("     {copied}: every byte equal");
+    }
     println!(
         "Every tensor came back equal over {} routes. Rates are medians of {ROUNDS} fresh processes; \
-         `cargo xtask bench local` measures with care.",
-        ROUTES.len(),
+         `cargo xtask bench` measures with care.",
+        routes.len(),
     );
     if args.keep {
         println!("Files are in {}", folder.keep().display());
@@ -91,13 +120,18 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 /// Times every route and, last, the raw read; with each the bytes that it moves.
-fn timed(product: &Product, saved: &Path) -> Result<Vec<(u64, Series)>> {
+fn timed(
+    product: &Product,
+    routes: &[&Route],
+    stores: &Stores,
+    saved: &Path,
+) -> Result<Vec<(u64, Series)>> {
     let bytes = Cell::new(0);
     let mut contenders: Vec<Contender<'_>> = Vec::new();
-    for route in ROUTES {
+    for route in routes {
         let bytes = &bytes;
         contenders.push(Contender::new(route.transport, move || {
-            let mut arguments = route.load(saved);
+            let mut arguments = route.load(stores, saved)?;
             arguments.push("--json".into());
             let finished = route.run(product, &arguments, saved)?;
             let (wall, peak_bytes) = (finished.wall, finished.peak_bytes);
@@ -110,7 +144,7 @@ fn timed(product: &Product, saved: &Path) -> Result<Vec<(u64, Series)>> {
     let file_bytes = saved.metadata().context("the saved file")?.len();
     contenders.push(raw_read_of(saved));
     let series = alternate(&contenders, ROUNDS)?;
-    let moved = ROUTES.iter().map(|_| bytes.get()).chain([file_bytes]);
+    let moved = routes.iter().map(|_| bytes.get()).chain([file_bytes]);
     Ok(moved.zip(series).collect())
 }
 
@@ -118,12 +152,13 @@ fn timed(product: &Product, saved: &Path) -> Result<Vec<(u64, Series)>> {
 fn compare(
     product: &Product,
     route: &Route,
+    stores: &Stores,
     checkpoint: &Path,
     saved: &Path,
     folder: &Path,
 ) -> Result<()> {
     let back = folder.join("back.safetensors");
-    let mut arguments = route.load(saved);
+    let mut arguments = route.load(stores, saved)?;
     arguments.extend(["--to".into(), back.clone().into_os_string()]);
     product::succeeded(route.run(product, &arguments, saved)?, &arguments)?;
     let diff = words(["diff"], [checkpoint, &back]);
@@ -133,8 +168,8 @@ fn compare(
 
 impl Route {
     /// The command that loads over it.
-    fn load(&self, saved: &Path) -> Vec<OsString> {
-        let source = if self.is_stream() { Path::new("-") } else { saved };
+    fn load(&self, stores: &Stores, saved: &Path) -> Result<Vec<OsString>> {
+        let source = stores.source(self.transport, saved).context("no server")?;
         let mut arguments = words(["deserialize"], [source]);
         arguments.extend(["--device", self.device].map(OsString::from));
         if self.readers != "auto" {
@@ -143,7 +178,7 @@ impl Route {
         if !self.verified {
             arguments.push("--no-verify".into());
         }
-        arguments
+        Ok(arguments)
     }
 
     fn run(&self, product: &Product, arguments: &[OsString], saved: &Path) -> Result<Finished> {

@@ -26,6 +26,7 @@ const MARKER: &str = ".tz-complete";
 #[derive(Debug)]
 pub(crate) struct Python {
     folder: PathBuf,
+    environment: Vec<(&'static str, String)>,
 }
 
 impl Python {
@@ -36,7 +37,8 @@ impl Python {
         let key: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
         let cache = workspace::cache()?;
         fs::create_dir_all(&cache).with_context(|| cache.display().to_string())?;
-        let python = Self { folder: cache.join(format!("interop-{key}")) };
+        let folder = cache.join(format!("interop-{key}"));
+        let python = Self { folder, environment: Vec::new() };
 
         let lock = File::create(cache.join(format!("interop-{key}.lock")))?;
         lock.lock().context("waiting for another run that makes the environment")?;
@@ -48,6 +50,11 @@ impl Python {
         }
         python.add_older()?;
         Ok(python)
+    }
+
+    /// The same environment with these variables, which lead its scripts to a server.
+    pub(crate) fn with_environment(&self, environment: Vec<(&'static str, String)>) -> Self {
+        Self { folder: self.folder.clone(), environment }
     }
 
     /// Runs one of the scripts beside this xtask, whatever the outcome.
@@ -76,6 +83,7 @@ impl Python {
     fn interpreter(&self) -> Command {
         let mut command = Command::new(self.folder.join("bin/python"));
         command.arg("-B").env_remove("PYTHONPATH");
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 
