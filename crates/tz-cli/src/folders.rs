@@ -38,7 +38,8 @@ pub(crate) fn refuse_other_checkpoint(directory: &Path) -> Result<(), Failure> {
     for entry in std::fs::read_dir(directory).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name();
         let name = name.to_string_lossy();
-        if name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json") {
+        let torch = name.starts_with("pytorch_model") && name.ends_with(".bin");
+        if torch || name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json") {
             let error = io::Error::from(io::ErrorKind::AlreadyExists);
             let failure = Failure::io(&location, "write beside the checkpoint in", &error);
             return Err(failure.hint("remove the old checkpoint, or give another directory"));

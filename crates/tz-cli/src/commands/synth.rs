@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
+use clap::ValueEnum;
 use clap::builder::PossibleValuesParser;
-use tz_model::{DEFAULT_MAX_SHARD_BYTES, Preset, SynthOptions, synthesize};
+use tz_model::{DEFAULT_MAX_SHARD_BYTES, Preset, SynthFormat, SynthOptions, synthesize};
 
 use crate::args::{EffortArgs, size};
 use crate::error::Failure;
@@ -18,11 +19,12 @@ const EXAMPLES: &str = "\
 Examples:
   tz-cli synth demo --preset llama-tiny
   tz-cli synth demo --preset qwen2-0.5b --seed 7
-  tz-cli synth demo --size 2GiB --max-shard-size 512MiB";
+  tz-cli synth demo --size 2GiB --max-shard-size 512MiB
+  tz-cli synth demo --preset opt-125m --format pytorch";
 
 /// Make a synthetic checkpoint with a real family's names and shapes
 ///
-/// Writes a directory as transformers would: safetensors with random weights, configuration, tokenizer stubs. The same
+/// Writes a directory as transformers would: random weights, configuration, tokenizer stubs. The same
 /// preset and seed give the same bytes on every machine.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -43,8 +45,17 @@ pub(crate) struct Args {
     /// Most bytes of data in one safetensors file
     #[arg(long, value_name = "SIZE", value_parser = size, default_value_t = DEFAULT_MAX_SHARD_BYTES)]
     max_shard_size: u64,
+    /// Format of the weights; pytorch is one pytorch_model.bin, which is all that some old models have
+    #[arg(long, value_enum, default_value_t = Format::Safetensors)]
+    format: Format,
     #[command(flatten)]
     effort: EffortArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Safetensors,
+    Pytorch,
 }
 
 pub(crate) fn run(args: &Args, session: &Session) -> Result<Synthesised, Failure> {
@@ -59,6 +70,10 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Synthesised, Failure
         .with_seed(args.seed)
         .with_threads(session.cores(&args.effort))
         .with_max_shard_bytes(args.max_shard_size)
+        .with_format(match args.format {
+            Format::Safetensors => SynthFormat::Safetensors,
+            Format::Pytorch => SynthFormat::PyTorch,
+        })
         .with_cancel(session.cancel.clone());
     if args.destination.is_dir() {
         folders::refuse_other_checkpoint(&args.destination)?;
