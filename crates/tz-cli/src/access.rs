@@ -3,13 +3,16 @@
 //! Every command takes these options. Secrets come from files or the environment, never from the command line, and are
 //! read only when a command needs them.
 
+use std::collections::HashMap;
 use std::io::{IoSliceMut, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use clap::{Args, ValueEnum};
 use tz_crypto::{Key, Passphrase, Secret};
 use tz_io::{Addressing, IoError, Location, OpenOptions, RemoteOptions};
+use zeroize::Zeroizing;
 
 use crate::config::Config;
 use crate::error::Failure;
@@ -17,8 +20,8 @@ use crate::output::say;
 
 /// Environment variable that holds a passphrase.
 const PASSPHRASE_VARIABLE: &str = "TZ_PASSPHRASE";
-/// Longest passphrase file; more is a mistaken path.
-const MAX_PASSPHRASE_LEN: u64 = 64 << 10;
+/// Longest file of a secret; more is a mistaken path.
+const MAX_SECRET_LEN: usize = 64 << 10;
 
 /// Where keys and credentials are.
 #[derive(Debug, Clone, Default, Args)]
@@ -136,6 +139,18 @@ pub(crate) enum Plain {
 pub(crate) struct Access {
     args: AccessArgs,
     quiet: bool,
+    read: SecretFiles,
+}
+
+/// Contents of the files of secrets that were read. One command may need a secret more than once, and a pipe
+/// (`--keyfile <(…)`) can be read only once.
+#[derive(Clone, Default)]
+struct SecretFiles(Arc<Mutex<HashMap<PathBuf, Zeroizing<Vec<u8>>>>>);
+
+impl std::fmt::Debug for SecretFiles {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SecretFiles(redacted)")
+    }
 }
 
 impl Access {
@@ -151,14 +166,15 @@ impl Access {
             ca_bundle,
             ..
         } = config.clone();
-        if args.keyfile.is_none() && args.passphrase_file.is_none() {
+        let typed = args.keyfile.is_some() || args.passphrase_file.is_some();
+        if !typed && passphrase_variable().is_none() {
             (args.keyfile, args.passphrase_file) = (keyfile, passphrase_file);
         }
         args.s3_endpoint = args.s3_endpoint.or(s3_endpoint);
         args.s3_region = args.s3_region.or(s3_region);
         args.s3_config_path = args.s3_config_path.or(s3_config_path);
         args.ca_bundle = args.ca_bundle.or(ca_bundle);
-        Self { args, quiet }
+        Self { args, quiet, read: SecretFiles::default() }
     }
 
     /// Servers and credentials.
@@ -177,8 +193,9 @@ impl Access {
             Some(Style::Virtual) => Addressing::Virtual,
         };
         if let Some(path) = &args.s3_secret_access_key_file {
-            let secret = String::from_utf8(self.read_secret(path, "the secret access key")?);
-            let secret = secret.map_err(|_| unusable(path, "the secret access key is not text"))?;
+            let secret = self.read_secret(path, "the secret access key")?;
+            let secret = std::str::from_utf8(&secret)
+                .map_err(|_| unusable(path, "the secret access key is not text"))?;
             remote.s3.secret_access_key = Some(secret.trim().to_owned());
         }
         Ok(remote)
@@ -219,18 +236,19 @@ impl Access {
 
     /// Reads a key of exactly 32 bytes from a path or URI.
     pub(crate) fn key(&self, place: &str) -> Result<Key, Failure> {
-        let location = Location::parse(place)?;
-        if let Location::File(path) = &location {
-            self.warn_if_exposed(path);
-        }
-        let source = location.open(&self.remote()?)?;
-        let len = source.len().unwrap_or(0);
-        // One byte more than a key shows that the file is not one, whatever its length.
-        let mut bytes =
-            zeroize::Zeroizing::new(vec![0; usize::try_from(len.min(33)).unwrap_or(33)]);
-        source.read_into(0, &mut [IoSliceMut::new(&mut bytes)])?;
+        let bytes = match Location::parse(place)? {
+            Location::File(path) => self.read_secret(&path, "the key")?,
+            location => {
+                let source = location.open(&self.remote()?)?;
+                // One byte more than a key shows that the object is not one, whatever its length.
+                let len = source.len().unwrap_or(0).min(33);
+                let mut bytes = Zeroizing::new(vec![0; usize::try_from(len).unwrap_or(33)]);
+                source.read_into(0, &mut [IoSliceMut::new(&mut bytes)])?;
+                bytes
+            }
+        };
         Key::from_bytes(&bytes).map_err(|_| {
-            Failure::key(format!("{place}: a key file holds 32 bytes, this one {len}"))
+            Failure::key(format!("{place}: a key file holds exactly 32 bytes, this one does not"))
                 .at(place)
                 .hint("`tz-cli keygen FILE` makes one; a passphrase goes into --passphrase-file")
         })
@@ -238,38 +256,38 @@ impl Access {
 
     /// The passphrase that was given, by file or environment.
     pub(crate) fn passphrase(&self) -> Result<Option<Passphrase>, Failure> {
-        if let Some(path) = &self.args.passphrase_file {
-            return self.passphrase_of(path).map(Some);
+        match &self.args.passphrase_file {
+            Some(path) => self.passphrase_of(path).map(Some),
+            None => Ok(passphrase_variable()),
         }
-        let variable = std::env::var_os(PASSPHRASE_VARIABLE).filter(|value| !value.is_empty());
-        Ok(variable.map(|value| Passphrase::new(std::os::unix::ffi::OsStringExt::into_vec(value))))
     }
 
     /// Reads a passphrase from a file.
     pub(crate) fn passphrase_of(&self, path: &Path) -> Result<Passphrase, Failure> {
-        let mut bytes = self.read_secret(path, "the passphrase")?;
-        if bytes.last() == Some(&b'\n') {
-            bytes.pop();
-            if bytes.last() == Some(&b'\r') {
-                bytes.pop();
-            }
+        let bytes = self.read_secret(path, "the passphrase")?;
+        let text = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
+        let text = text.strip_suffix(b"\r").filter(|_| text.len() < bytes.len()).unwrap_or(text);
+        match text {
+            _ if bytes.len() > MAX_SECRET_LEN => Err(unusable(path, "larger than any passphrase")),
+            [] => Err(unusable(path, "the passphrase is empty")),
+            text => Ok(Passphrase::new(text)),
         }
-        if bytes.is_empty() {
-            return Err(unusable(path, "the passphrase is empty"));
-        }
-        Ok(Passphrase::new(bytes))
     }
 
-    fn read_secret(&self, path: &Path, what: &str) -> Result<Vec<u8>, Failure> {
+    /// The contents of a file, cut where it is longer than any secret.
+    fn read_secret(&self, path: &Path, what: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
+        let mut read = self.read.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bytes) = read.get(path) {
+            return Ok(bytes.clone());
+        }
         self.warn_if_exposed(path);
         let failed =
             |error| Failure::io(&path.display().to_string(), &format!("read {what}"), &error);
         let file = std::fs::File::open(path).map_err(failed)?;
-        let mut bytes = Vec::new();
-        file.take(MAX_PASSPHRASE_LEN + 1).read_to_end(&mut bytes).map_err(failed)?;
-        if bytes.len() as u64 > MAX_PASSPHRASE_LEN {
-            return Err(unusable(path, "larger than any secret"));
-        }
+        // Room for all at once: a vector that grows leaves copies behind.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_SECRET_LEN + 64));
+        file.take(MAX_SECRET_LEN as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
+        read.insert(path.to_owned(), bytes.clone());
         Ok(bytes)
     }
 
@@ -284,6 +302,11 @@ impl Access {
             ));
         }
     }
+}
+
+fn passphrase_variable() -> Option<Passphrase> {
+    let value = std::env::var_os(PASSPHRASE_VARIABLE).filter(|value| !value.is_empty())?;
+    Some(Passphrase::new(std::os::unix::ffi::OsStringExt::into_vec(value)))
 }
 
 fn unusable(path: &Path, why: &str) -> Failure {

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
-use tz_format::{PathKey, TensorKind, TensorPath};
+use tz_crypto::{CryptoError, key_slots};
+use tz_format::{Front, KeyDerivation, PathKey, TensorKind, TensorPath};
 use tz_io::{Corruption, ReadStats};
 
 use crate::exit::Exit;
@@ -68,6 +69,51 @@ pub(crate) struct Slot {
     pub(crate) kind: &'static str,
     /// The same key has the same id in every file.
     pub(crate) key_id: Option<String>,
+    /// What a guess at the passphrase costs; `null` for a raw key.
+    pub(crate) key_derivation: Option<KdfFacts>,
+}
+
+impl Slot {
+    /// The slots of a sealed file, as they stand in its front: nobody has vouched for them.
+    pub(crate) fn list(front: &Front) -> Result<Vec<Self>, CryptoError> {
+        let slots = key_slots(front)?.into_iter().enumerate().map(|(number, slot)| Self {
+            number,
+            kind: match slot.kind {
+                1 => "key",
+                2 => "passphrase",
+                _ => "unknown",
+            },
+            key_id: slot.key_id.map(|id| id.iter().map(|byte| format!("{byte:02x}")).collect()),
+            key_derivation: slot.key_derivation.as_ref().map(KdfFacts::from),
+        });
+        Ok(slots.collect())
+    }
+}
+
+/// How a passphrase becomes a key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct KdfFacts {
+    pub(crate) algorithm: &'static str,
+    pub(crate) passes: u64,
+    pub(crate) memory_bytes: u64,
+}
+
+impl From<&KeyDerivation> for KdfFacts {
+    fn from(kdf: &KeyDerivation) -> Self {
+        Self { algorithm: "argon2id", passes: kdf.opslimit, memory_bytes: kdf.memlimit }
+    }
+}
+
+/// How a file is encrypted, as far as it says so without a key. Nothing here is authenticated.
+#[derive(Debug, Serialize)]
+pub(crate) struct Encryption {
+    pub(crate) cipher: &'static str,
+    /// `null` where no tensor has data, where it is encrypted in one piece, or where a stream cannot be asked.
+    pub(crate) chunk_bytes: Option<u64>,
+    /// Of a compat file that takes a passphrase; `null` for one that takes a key.
+    pub(crate) key_derivation: Option<KdfFacts>,
+    /// Of a sealed file.
+    pub(crate) slots: Vec<Slot>,
 }
 
 /// A command that makes one small file.
@@ -127,6 +173,9 @@ pub(crate) struct Inspection {
     pub(crate) tensor_count: usize,
     pub(crate) tensor_bytes: u64,
     pub(crate) extension: ExtensionRecords,
+    /// Of an encrypted file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) encryption: Option<Box<Encryption>>,
     pub(crate) tensors: Vec<InspectedTensor>,
     #[serde(skip)]
     pub(crate) location: String,

@@ -8,9 +8,11 @@ use std::io::{self, Read as _};
 use std::path::Path;
 
 use serde_json::{Map, Value};
+use tz_crypto::CryptoError;
 use tz_format::{Dtype, TensorKind, TensorPath};
 use tz_io::{
-    Algorithm, Digester, Location, OpenOptions, Selection, StreamSource, TensorFile, Visitor as _,
+    Algorithm, Digester, IoError, Location, OpenOptions, Selection, StreamSource, TensorFile,
+    Visitor as _,
 };
 use tz_model::{Checkpoint, MAX_HEADER_LEN};
 
@@ -70,19 +72,24 @@ impl Source {
         };
         let metadata = path.metadata().map_err(|error| Failure::io(text, "open", &error))?;
         if metadata.is_dir() {
-            return Self::checkpoint(path, text);
+            return Self::checkpoint(path, text, options);
         }
         if !metadata.is_file() {
             let file = File::open(path).map_err(|error| Failure::io(text, "open", &error))?;
             return Self::stream_of(&file, text, session, options);
         }
         match Kind::of(path).map_err(|error| Failure::io(text, "read", &error))? {
-            Kind::Checkpoint => Self::checkpoint(path, text),
+            Kind::Checkpoint => Self::checkpoint(path, text, options),
             Kind::Tensors => Ok(Self::Tensors(TensorFile::open_with(&location, options)?.into())),
         }
     }
 
-    fn checkpoint(path: &Path, text: &str) -> Result<Self, Failure> {
+    /// A checkpoint is never encrypted, so one in the place of an encrypted file is refused like any plain file.
+    fn checkpoint(path: &Path, text: &str, options: &OpenOptions) -> Result<Self, Failure> {
+        if !options.secrets.is_empty() && !options.plain_allowed {
+            let (location, source) = (text.to_owned(), CryptoError::NotEncrypted);
+            return Err(IoError::Crypto { location, tensor: None, source }.into());
+        }
         Ok(Self::Checkpoint(Checkpoint::open(path)?, text.to_owned()))
     }
 

@@ -46,6 +46,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Written, Failure> {
             .hint("`tz-cli copy` copies a plain file"));
     }
     source.require_unlocked()?;
+    serialize::require_seekable(&source, "decrypt")?;
     let mut options = serialize::write_options(session, &args.effort, &source)?;
     options.fsync = !args.no_fsync;
     let job = session.job(&FilterArgs::default(), &args.effort, None)?;

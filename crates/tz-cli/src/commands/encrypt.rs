@@ -1,16 +1,15 @@
 //! `encrypt`: every tensor of a file under a key or passphrase.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use clap::ValueEnum;
-use tz_crypto::{FileSealer, KdfCost, KdfPreset, SealSecret};
+use tz_crypto::{FileSealer, KdfCost, KdfLimits, KdfPreset, SealSecret};
 use tz_io::Location;
 
 use super::keygen;
 use super::serialize::{self, Target};
-use crate::args::{EffortArgs, size};
+use crate::args::{EffortArgs, FilterArgs, VerifyArgs, size};
 use crate::error::Failure;
 use crate::job::Session;
 use crate::report::Written;
@@ -43,6 +42,8 @@ pub(crate) struct Args {
     #[arg(long)]
     no_fsync: bool,
     #[command(flatten)]
+    verify: VerifyArgs,
+    #[command(flatten)]
     effort: EffortArgs,
 }
 
@@ -57,7 +58,14 @@ pub(crate) struct SealArgs {
     chunk_size: Option<u64>,
     /// Make a new key and write it to --keyfile, which must not exist
     #[arg(long, help_heading = "Encryption")]
-    generate_key: bool,
+    pub(crate) generate_key: bool,
+    #[command(flatten)]
+    kdf: KdfArgs,
+}
+
+/// What a passphrase costs whoever guesses it.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct KdfArgs {
     /// What each guess at the passphrase costs: libsodium's presets
     #[arg(long, value_enum, default_value_t = Kdf::Moderate, help_heading = "Encryption")]
     kdf: Kdf,
@@ -108,53 +116,90 @@ fn salt(text: &str) -> Result<[u8; 16], String> {
 }
 
 impl SealArgs {
-    /// The sealer for the secrets at hand.
-    pub(crate) fn sealer(&self, session: &Session) -> Result<FileSealer, Failure> {
-        let secrets = self.secrets(session)?;
+    /// The sealer of a file at `destination`, for the secrets at hand.
+    pub(crate) fn sealer(
+        &self,
+        session: &Session,
+        destination: &Location,
+    ) -> Result<FileSealer, Failure> {
+        if *destination == Location::Stdio {
+            // Tags stand before the data: a stream would take two readings under the same nonces.
+            return Err(Failure::usage("an encrypted file cannot be written to a stream")
+                .hint("write it to a file, then send that"));
+        }
         let sealed = self.profile == ProfileName::Sealed;
-        let default = if sealed {
+        let chunk_size = self.chunk_size.unwrap_or(if sealed {
             tz_crypto::DEFAULT_SEALED_CHUNK_SIZE
         } else {
             tz_crypto::DEFAULT_COMPAT_CHUNK_SIZE
-        };
-        let chunk_size = self.chunk_size.unwrap_or(default);
-        match secrets.as_slice() {
-            [] => Err(Failure::usage("no key to encrypt with")
-                .hint("--keyfile FILE, --passphrase-file FILE, or TZ_PASSPHRASE")),
-            all if sealed => Ok(FileSealer::sealed(all, chunk_size)?),
-            [one] => Ok(FileSealer::compat(one, chunk_size)?),
-            _ => Err(Failure::usage("the compat profile takes one key or one passphrase")
-                .hint("leave one out, or use --profile sealed, which takes both")),
+        });
+        let (quantum, most) = if sealed { (4096, 64 << 20) } else { (64, u64::MAX) };
+        if !chunk_size.is_multiple_of(quantum) || !(1024..=most).contains(&chunk_size) {
+            return Err(Failure::usage(format!("--chunk-size {chunk_size}")).hint(
+                "a multiple of 64 from 1KiB on (compat), or a multiple of 4KiB up to 64MiB (sealed)",
+            ));
         }
+        let secrets = self.secrets(session)?;
+        let sealer = match secrets.as_slice() {
+            [one] if !sealed => FileSealer::compat(one, chunk_size)?,
+            all => FileSealer::sealed(all, chunk_size)?,
+        };
+        Ok(sealer)
     }
 
+    /// What to encrypt for. A key is made only once nothing else can be refused.
     fn secrets(&self, session: &Session) -> Result<Vec<SealSecret>, Failure> {
         let access = &session.access;
-        let mut secrets = Vec::new();
-        match access.keyfile() {
-            Some(place) if self.generate_key => {
-                secrets.push(SealSecret::Key(keygen::write(&PathBuf::from(place))?));
-            }
-            Some(place) => secrets.push(SealSecret::Key(access.key(place)?)),
-            None if self.generate_key => {
+        let keyfile = access.keyfile();
+        let passphrase = match access.passphrase()? {
+            Some(passphrase) => Some(self.kdf.secret(passphrase)?),
+            None => None,
+        };
+        let key = match (keyfile, &passphrase) {
+            (None, _) if self.generate_key => {
                 return Err(Failure::usage("--generate-key needs --keyfile to write to"));
             }
-            None => {}
-        }
-        if let Some(passphrase) = access.passphrase()? {
-            secrets.push(self.passphrase(passphrase));
-        }
-        Ok(secrets)
+            (None, None) => {
+                return Err(Failure::usage("no key to encrypt with")
+                    .hint("--keyfile FILE, --passphrase-file FILE, or TZ_PASSPHRASE"));
+            }
+            (Some(_), Some(_)) if self.profile == ProfileName::Compat => {
+                return Err(Failure::usage("the compat profile takes one key or one passphrase")
+                    .hint("leave one out, or use --profile sealed, which takes both"));
+            }
+            (Some(place), _) if self.generate_key => {
+                let Location::File(path) = Location::parse(place)? else {
+                    return Err(Failure::usage("--generate-key writes to a local file")
+                        .hint("make the key with `tz-cli keygen FILE`, then put it there"));
+                };
+                Some(keygen::write(&path)?)
+            }
+            (Some(place), _) => Some(access.key(place)?),
+            (None, Some(_)) => None,
+        };
+        Ok(key.map(SealSecret::Key).into_iter().chain(passphrase).collect())
     }
+}
 
-    /// A passphrase at the cost that was asked for.
-    pub(crate) fn passphrase(&self, passphrase: tz_crypto::Passphrase) -> SealSecret {
+impl KdfArgs {
+    /// A passphrase at the cost that was asked for. What this program would refuse to read is not written either.
+    pub(crate) fn secret(&self, passphrase: tz_crypto::Passphrase) -> Result<SealSecret, Failure> {
         let preset = self.kdf.cost();
         let cost = KdfCost {
             passes: self.opslimit.unwrap_or(preset.passes),
             memory: self.memlimit.unwrap_or(preset.memory),
         };
-        SealSecret::Passphrase { passphrase, cost, salt: self.salt }
+        let (least, most) = (KdfPreset::Min.cost(), KdfLimits::default());
+        for (option, value, range) in [
+            ("--opslimit", cost.passes, least.passes..=most.passes),
+            ("--memlimit", cost.memory, least.memory..=most.memory),
+        ] {
+            if !range.contains(&value) {
+                let (low, high) = range.into_inner();
+                return Err(Failure::usage(format!("{option} {value}: from {low} to {high}")));
+            }
+        }
+        Ok(SealSecret::Passphrase { passphrase, cost, salt: self.salt })
     }
 }
 
@@ -167,10 +212,11 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Written, Failure> {
             .at(source.location())
             .hint("`tz-cli rewrap` changes the keys of a sealed file; `tz-cli decrypt` comes first otherwise"));
     }
+    let job = session.job(&FilterArgs::default(), &args.effort, Some(args.verify))?;
+    serialize::require_seekable(&source, "encrypt")?;
     let mut options = serialize::write_options(session, &args.effort, &source)?;
     options.fsync = !args.no_fsync;
-    options.seal = Some(Arc::new(args.seal.sealer(session)?));
-    let job = session.job(&crate::args::FilterArgs::default(), &args.effort, None)?;
+    options.seal = Some(Arc::new(args.seal.sealer(session, &destination)?));
     let target = Target { source: &source, destination: &destination, options: &options, start };
     target.write(&job, None, session)
 }

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use tz_format::{Extension, FileHeader, HashKind, Profile, TensorEntry};
+use tz_format::{Cipher, Extension, FileHeader, HashKind, Profile, TensorEntry};
 use tz_io::TensorFile;
 
 use crate::args::FilterArgs;
 use crate::error::Failure;
 use crate::job::Session;
-use crate::report::{ExtensionRecords, InspectedTensor, Inspection, kind_name, path_json};
+use crate::report::{
+    Encryption, ExtensionRecords, InspectedTensor, Inspection, KdfFacts, Slot, kind_name, path_json,
+};
 use crate::source::Source;
 
 const EXAMPLES: &str = "\
@@ -40,6 +42,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Inspection, Failure>
     let front = file.front();
     let mut report = describe(&front.header, &front.extension, file.location());
     report.file_bytes = file.source().len();
+    report.encryption = encryption(file)?.map(Box::new);
     for tensor in selected {
         let Some(entry) = front.entries.get(tensor) else {
             continue;
@@ -77,6 +80,7 @@ pub(super) fn describe(header: &FileHeader, extension: &Extension, location: &st
             blake3: extension.blake3.is_some(),
             unknown: extension.unknown.clone(),
         },
+        encryption: None,
         tensors: Vec::new(),
         location: location.to_owned(),
         flags: flags.into_iter().filter(|(set, _)| *set).map(|(_, name)| name).collect(),
@@ -105,6 +109,36 @@ pub(super) fn row(entry: &TensorEntry) -> InspectedTensor {
         data_bytes: entry.data_len,
         hashes: BTreeMap::new(),
     }
+}
+
+/// What the front and the first tensor with data say. Writers encrypt all tensors of a file alike.
+fn encryption(file: &TensorFile) -> Result<Option<Encryption>, Failure> {
+    let front = file.front();
+    if !front.header.flags.encrypted {
+        return Ok(None);
+    }
+    let mut encryption = Encryption {
+        cipher: match front.header.flags.profile() {
+            Profile::Compat => "xsalsa20-poly1305",
+            Profile::Sealed => "aes-256-gcm",
+        },
+        chunk_bytes: None,
+        key_derivation: None,
+        slots: Slot::list(front)?,
+    };
+    let first = front.entries.iter().position(|entry| entry.data_len > 0);
+    // The headers of a stream pass by later, and only once.
+    if let Some(first) = first.filter(|_| file.source().len().is_some()) {
+        let crypt = file.header(first)?.crypt.unwrap_or_default();
+        encryption.key_derivation = crypt.key_derivation.as_ref().map(KdfFacts::from);
+        encryption.chunk_bytes = match crypt.cipher {
+            Some(
+                Cipher::XSalsa20Chunked { chunk_size, .. } | Cipher::Sealed { chunk_size, .. },
+            ) => Some(chunk_size),
+            Some(Cipher::XSalsa20Whole { .. }) | None => None,
+        };
+    }
+    Ok(Some(encryption))
 }
 
 fn hashes(

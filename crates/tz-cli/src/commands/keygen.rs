@@ -1,9 +1,9 @@
 //! `keygen`: a new key.
 
-use std::fs::OpenOptions;
-use std::io::Write as _;
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tz_crypto::Key;
 
@@ -36,17 +36,27 @@ pub(crate) fn run(args: &Args) -> Result<Done, Failure> {
     })
 }
 
-/// Writes a fresh key to a file that must not exist.
-pub(super) fn write(path: &std::path::Path) -> Result<Key, Failure> {
+/// Writes a fresh key to a file that must not exist, safe from a power cut: what it will encrypt must not outlive it.
+pub(super) fn write(path: &Path) -> Result<Key, Failure> {
     let name = path.display().to_string();
     let key = Key::random()?;
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     let mut file = file.map_err(|error| {
-        Failure::io(&name, "create", &error)
-            .hint("a key that exists is never overwritten: name a new file")
+        let failure = Failure::io(&name, "create", &error);
+        match error.kind() {
+            ErrorKind::AlreadyExists => {
+                failure.hint("a key that exists is never overwritten: name a new file")
+            }
+            _ => failure,
+        }
     })?;
-    let written = file.write_all(key.as_bytes()).and_then(|()| file.sync_all());
-    written.map_err(|error| {
+    let mut fill = || -> io::Result<()> {
+        file.write_all(key.as_bytes())?;
+        file.sync_all()?;
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+    };
+    fill().map_err(|error| {
         // A part of a key is worse than none.
         let _ = std::fs::remove_file(path);
         Failure::io(&name, "write", &error)

@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use tz_crypto::{KdfLimits, SealSecret, SlotChange, key_slots, rewrap};
+use tz_crypto::{KdfLimits, SealSecret, SlotChange, rewrap};
 use tz_io::{Location, TensorFile, recover_front, replace_front};
 
-use super::encrypt::SealArgs;
+use super::encrypt::KdfArgs;
 use crate::access::Plain;
 use crate::error::Failure;
 use crate::job::Session;
@@ -41,7 +41,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", conflicts_with = "remove_slot")]
     replace_slot: Option<usize>,
     #[command(flatten)]
-    seal: SealArgs,
+    kdf: KdfArgs,
 }
 
 pub(crate) fn run(args: &Args, session: &Session) -> Result<Rewrapped, Failure> {
@@ -55,6 +55,14 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Rewrapped, Failure> 
     };
     let file = TensorFile::open_with(&location, &options)?;
     let mut front = file.front().clone();
+    if !front.header.flags.sealed {
+        let why = if file.is_encrypted() { "of the compat profile" } else { "not encrypted" };
+        return Err(Failure::usage(format!(
+            "{location}: only sealed files have key slots, this one is {why}"
+        ))
+        .at(location.to_string())
+        .hint("`tz-cli decrypt` and `tz-cli encrypt` give such a file another key"));
+    }
     if !changes.is_empty() {
         if options.secrets.is_empty() {
             return Err(tz_io::IoError::KeyMissing { location: location.to_string() }.into());
@@ -64,20 +72,11 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Rewrapped, Failure> 
         replace_front(&location, &old, &new, &options.remote)?;
         front = TensorFile::open_with(&location, &session.access.open_front()?)?.front().clone();
     }
-    let slots = key_slots(&front)?.into_iter().enumerate().map(|(number, slot)| Slot {
-        number,
-        kind: match slot.kind {
-            1 => "key",
-            2 => "passphrase",
-            _ => "unknown",
-        },
-        key_id: slot.key_id.map(|id| id.iter().map(|byte| format!("{byte:02x}")).collect()),
-    });
     Ok(Rewrapped {
         location: location.to_string(),
         changed: !changes.is_empty(),
         recovered,
-        slots: slots.collect(),
+        slots: Slot::list(&front)?,
     })
 }
 
@@ -87,7 +86,7 @@ fn changes(args: &Args, session: &Session) -> Result<Vec<SlotChange>, Failure> {
         added.push(SealSecret::Key(session.access.key(place)?));
     }
     for path in &args.add_passphrase_file {
-        added.push(args.seal.passphrase(session.access.passphrase_of(path)?));
+        added.push(args.kdf.secret(session.access.passphrase_of(path)?)?);
     }
     if let Some(number) = args.replace_slot {
         let mut added = added.into_iter();

@@ -60,7 +60,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     seal: SealArgs,
     /// Print the layout that the file would have, and write nothing
-    #[arg(long)]
+    #[arg(long, conflicts_with = "generate_key")]
     dry_run: bool,
     #[command(flatten)]
     filter: FilterArgs,
@@ -113,17 +113,16 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Report, Failure> {
     let start = Instant::now();
     let destination = destination(args, session)?;
     let job = session.job(&args.filter, &args.effort, Some(args.verify))?;
-    let source = Source::open_with(&args.source, session, &session.access.open(Plain::Accept)?)?;
-    if source.is_stream() {
-        let failure = Failure::usage(format!(
-            "{}: serialize reads its source more than once",
-            source.location()
-        ));
-        return Err(failure.hint("write the stream to a file first"));
-    }
+    // A key that is yet to be made opens nothing.
+    let open = match args.seal.generate_key {
+        true => session.access.open_front()?,
+        false => session.access.open(Plain::Accept)?,
+    };
+    let source = Source::open_with(&args.source, session, &open)?;
+    require_seekable(&source, "serialize")?;
     source.require_unlocked()?;
     let dtype = session.dtype(args.dtype);
-    let options = options(args, session, &source)?;
+    let options = options(args, session, &source, &destination)?;
     if args.dry_run {
         let selected = source.select(&job.selection)?;
         return plan(&WriteSource::new(&source, &selected, dtype)?, &options, &args.destination);
@@ -180,6 +179,16 @@ impl Target<'_> {
     }
 }
 
+/// Fails for a stream: what writes hashes or tags before the data reads its source more than once.
+pub(super) fn require_seekable(source: &Source, command: &str) -> Result<(), Failure> {
+    if !source.is_stream() {
+        return Ok(());
+    }
+    let location = source.location();
+    let failure = Failure::usage(format!("{location}: {command} reads its source more than once"));
+    Err(failure.hint("write the stream to a file first"))
+}
+
 fn destination(args: &Args, session: &Session) -> Result<Location, Failure> {
     let text = args.destination.as_str();
     let location = Location::parse(text)?;
@@ -200,11 +209,19 @@ fn destination(args: &Args, session: &Session) -> Result<Location, Failure> {
     }
 }
 
-fn options(args: &Args, session: &Session, source: &Source) -> Result<WriteOptions, Failure> {
+fn options(
+    args: &Args,
+    session: &Session,
+    source: &Source,
+    destination: &Location,
+) -> Result<WriteOptions, Failure> {
     let mut options = write_options(session, &args.effort, source)?;
     options.create_only = args.if_none_match;
-    if session.access.keyfile().is_some() || session.access.passphrase()?.is_some() {
-        options.seal = Some(Arc::new(args.seal.sealer(session)?));
+    if args.seal.generate_key
+        || session.access.keyfile().is_some()
+        || session.access.passphrase()?.is_some()
+    {
+        options.seal = Some(Arc::new(args.seal.sealer(session, destination)?));
     }
     options.alignment = args.alignment.bytes();
     options.hashes.clear();

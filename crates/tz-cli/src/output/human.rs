@@ -6,19 +6,19 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
 use crate::error::Failure;
 use crate::report::{
-    Benchmark, Checksums, Copied, Difference, Differences, FailedTensor, InspectedTensor,
-    Inspection, Loading, Phases, Report, Rewrapped, Synthesised, Verification, What, Written,
-    as_f64, rate,
+    Benchmark, Checksums, Copied, Difference, Differences, Encryption, FailedTensor,
+    InspectedTensor, Inspection, KdfFacts, Loading, Phases, Report, Rewrapped, Slot, Synthesised,
+    Verification, What, Written, as_f64, rate,
 };
 
 /// The data of a report, for standard output.
 pub(super) fn report(out: &mut dyn Write, report: &Report) -> io::Result<()> {
     match report {
         Report::Serialize(_) | Report::Synth(_) | Report::Copy(_) | Report::Done(_) => Ok(()),
-        Report::Rewrap(report) => report.slots.iter().try_for_each(|slot| {
-            let id = slot.key_id.as_deref().unwrap_or("unknown");
-            writeln!(out, "slot {}: {}, id {id}", slot.number, slot.kind)
-        }),
+        Report::Rewrap(report) => report
+            .slots
+            .iter()
+            .try_for_each(|slot| writeln!(out, "slot {}: {}", slot.number, key_slot(slot))),
         Report::Deserialize(report) => loading(out, report),
         Report::Inspect(report) => inspection(out, report),
         Report::Verify(report) => report.failures.iter().try_for_each(|failed| {
@@ -172,6 +172,17 @@ fn inspection(out: &mut dyn Write, report: &Inspection) -> io::Result<()> {
         });
         facts.push(("metadata", entries.collect::<Vec<_>>().join(", ")));
     }
+    let slots = report.encryption.iter().flat_map(|encryption| &encryption.slots);
+    let slots: Vec<_> =
+        slots.map(|slot| (format!("slot {}", slot.number), key_slot(slot))).collect();
+    if let Some(encryption) = &report.encryption {
+        facts.push(("cipher", cipher(encryption)));
+        if encryption.slots.is_empty() {
+            let kdf = encryption.key_derivation.as_ref();
+            facts.push(("opened by", kdf.map_or_else(|| "a key".to_owned(), passphrase)));
+        }
+    }
+    facts.extend(slots.iter().map(|(name, words)| (name.as_str(), words.clone())));
     if !extension.unknown.is_empty() {
         facts.push(("unknown", format!("extension records of types {:?}", extension.unknown)));
     }
@@ -179,6 +190,30 @@ fn inspection(out: &mut dyn Write, report: &Inspection) -> io::Result<()> {
         writeln!(out, "{name:<9} {value}")?;
     }
     writeln!(out, "\n{}", tensor_table(&report.tensors).trim_fmt())
+}
+
+fn cipher(encryption: &Encryption) -> String {
+    let name = match encryption.cipher {
+        "aes-256-gcm" => "AES-256-GCM",
+        _ => "XSalsa20-Poly1305",
+    };
+    match encryption.chunk_bytes {
+        Some(bytes) => format!("{name}, chunks of {}", binary(bytes)),
+        None => name.to_owned(),
+    }
+}
+
+fn key_slot(slot: &Slot) -> String {
+    let id = slot.key_id.as_deref().unwrap_or("unknown");
+    match &slot.key_derivation {
+        Some(kdf) => format!("{}, id {id}", passphrase(kdf)),
+        None => format!("{}, id {id}", slot.kind),
+    }
+}
+
+fn passphrase(kdf: &KdfFacts) -> String {
+    let passes = if kdf.passes == 1 { "pass" } else { "passes" };
+    format!("passphrase, Argon2id, {} {passes} over {}", kdf.passes, binary(kdf.memory_bytes))
 }
 
 fn tensor_table(tensors: &[InspectedTensor]) -> Table {

@@ -5,6 +5,8 @@ mod commands;
 mod fixtures;
 mod help;
 mod interruptions;
+mod keys;
 mod made;
 mod memory;
+mod rewrap;
 mod run;

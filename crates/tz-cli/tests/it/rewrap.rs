@@ -1,0 +1,119 @@
+//! `rewrap` at the command line: who opens a sealed file, before and after, and after an interruption.
+
+use std::fs;
+
+use crate::keys::Keys;
+use crate::run::listing;
+
+const TENSORS: &str = "s.tensors";
+
+fn sealed() -> Keys {
+    let keys = Keys::new();
+    keys.tz("encrypt plain.tensors s.tensors --profile sealed --keyfile key").exits(0);
+    keys
+}
+
+/// Which of the secrets open the file.
+#[track_caller]
+fn opens(keys: &Keys, expected: &[&str]) {
+    for options in ["--keyfile key", "--keyfile other", "--passphrase-file pass"] {
+        let code = if expected.contains(&options) { 0 } else { 5 };
+        keys.tz(&format!("deserialize s.tensors {options}")).exits(code);
+    }
+}
+
+#[test]
+fn slots_are_added_replaced_and_removed_without_touching_tensors() {
+    let keys = sealed();
+    let read = || fs::read(keys.path().join(TENSORS)).unwrap();
+    let files = listing(keys.path());
+    let before = read();
+    let table = keys.tz("inspect s.tensors --json").exits(0).json();
+    let first = table["tensors"][0]["header_offset"].as_u64().unwrap();
+    let tensors = usize::try_from(first).unwrap();
+
+    let line = "rewrap s.tensors --keyfile key --add-passphrase-file pass --kdf min --json";
+    let report = keys.tz(line).exits(0).json();
+    assert_eq!(report["changed"], true);
+    let kinds: Vec<_> =
+        report["slots"].as_array().unwrap().iter().map(|slot| slot["kind"].clone()).collect();
+    assert_eq!(kinds, ["key", "passphrase"]);
+    opens(&keys, &["--keyfile key", "--passphrase-file pass"]);
+
+    keys.tz("rewrap s.tensors --passphrase-file pass --replace-slot 0 --add-keyfile other")
+        .exits(0);
+    opens(&keys, &["--keyfile other", "--passphrase-file pass"]);
+
+    // Numbers are those before any change, and a key may take over in one step.
+    keys.tz("rewrap s.tensors --keyfile other --add-keyfile key --remove-slot 0 --remove-slot 1")
+        .exits(0);
+    opens(&keys, &["--keyfile key"]);
+    let after = read();
+    assert_eq!(after.len(), before.len());
+    assert_eq!(after[tensors..], before[tensors..]);
+    assert_ne!(after[..tensors], before[..tensors]);
+    assert_eq!(listing(keys.path()), files);
+}
+
+#[test]
+fn what_cannot_be_changed_is_left_as_it_is() {
+    let keys = sealed();
+    keys.tz("encrypt plain.tensors c.tensors --keyfile key").exits(0);
+    let before = fs::read(keys.path().join(TENSORS)).unwrap();
+    keys.refuses("rewrap s.tensors --add-keyfile other", "key");
+    keys.refuses(
+        "rewrap s.tensors --keyfile other --add-passphrase-file pass --kdf min",
+        "opens the file",
+    );
+    keys.refuses("rewrap s.tensors --passphrase-file pass --add-keyfile other", "key");
+    for line in [
+        "rewrap s.tensors --keyfile key --remove-slot 0",
+        "rewrap s.tensors --keyfile key --remove-slot 7",
+        "rewrap s.tensors --keyfile key --replace-slot 0",
+        "rewrap s.tensors --keyfile key --replace-slot 9 --add-keyfile other",
+        "rewrap c.tensors",
+        "rewrap plain.tensors",
+        "rewrap c.tensors --keyfile key --add-keyfile other",
+    ] {
+        let ran = keys.tz(line).exits(2);
+        assert_eq!((ran.stderr.lines().count(), &*ran.stdout), (2, ""), "{line}: {}", ran.stderr);
+    }
+    keys.refuses("rewrap plain.tensors --keyfile key --add-keyfile other", "not encrypted");
+    assert_eq!(fs::read(keys.path().join(TENSORS)).unwrap(), before);
+}
+
+#[test]
+fn slots_are_listed_without_a_key() {
+    let keys = sealed();
+    let ran = keys.tz("rewrap s.tensors").exits(0);
+    assert!(ran.stdout.starts_with("slot 0: key, id "), "{}", ran.stdout);
+    assert_eq!(ran.stdout.lines().count(), 1);
+    let report = keys.tz("rewrap s.tensors --json").exits(0).json();
+    assert_eq!((&report["changed"], &report["recovered"]), (&false.into(), &false.into()));
+    let id = report["slots"][0]["key_id"].clone();
+    let table = keys.tz("inspect s.tensors --json").exits(0).json();
+    assert_eq!(table["encryption"]["slots"][0]["key_id"], id);
+}
+
+#[test]
+fn an_interrupted_change_is_undone_before_the_next() {
+    let keys = sealed();
+    let path = keys.path().join(TENSORS);
+    let whole = fs::read(&path).unwrap();
+    keys.tz("rewrap s.tensors --keyfile key --add-keyfile other").exits(0);
+    let changed = fs::read(&path).unwrap();
+    let table = keys.tz("inspect s.tensors --json").exits(0).json();
+    let front = usize::try_from(table["tensors"][0]["header_offset"].as_u64().unwrap()).unwrap();
+    // As a power cut leaves it: the old front kept beside, the new one written in part.
+    let differ = whole.iter().zip(&changed).position(|(old, new)| old != new).unwrap();
+    let torn = [&changed[..=differ], &whole[differ + 1..]].concat();
+    fs::write(&path, &torn).unwrap();
+    let backup = keys.path().join(".s.tensors.front.bak");
+    fs::write(&backup, &whole[..front]).unwrap();
+    keys.tz("deserialize s.tensors --keyfile key").exits(5);
+
+    let ran = keys.tz("rewrap s.tensors --keyfile key --add-keyfile other").exits(0);
+    assert!(ran.stderr.contains("an interrupted change was undone first"), "{}", ran.stderr);
+    assert!(!backup.exists());
+    opens(&keys, &["--keyfile key", "--keyfile other"]);
+}
