@@ -8,10 +8,13 @@ use clap::Subcommand;
 
 mod local;
 mod raw;
+mod remote;
 mod rounds;
+mod wire;
 
 pub(crate) use raw::{Args as RawReadArgs, contender as raw_read_of, run as raw_read};
 pub(crate) use rounds::{Contender, Sample, Series, alternate};
+pub(crate) use wire::{DownloadArgs, UploadArgs, download, upload};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -23,6 +26,8 @@ pub(crate) struct Args {
 enum Kind {
     /// Load and save on this machine's disk or memory, warm
     Local(local::Args),
+    /// Load from nginx and from an S3 server on this machine, and upload to the latter
+    Remote(remote::Args),
 }
 
 /// What every benchmark takes.
@@ -40,5 +45,6 @@ struct Common {
 pub(crate) fn run(args: &Args) -> Result<()> {
     match &args.kind {
         Kind::Local(args) => local::run(args),
+        Kind::Remote(args) => remote::run(args),
     }
 }

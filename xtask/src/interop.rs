@@ -15,6 +15,7 @@ mod ours;
 mod published;
 mod python;
 mod reference;
+mod remote;
 mod tensors;
 mod theirs;
 
@@ -55,6 +56,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     ours::check(&bench, &mut checks);
     theirs::check(&bench, &mut checks);
     published::check(&bench, &mut checks);
+    remote::check(&bench, &mut checks);
     checks.finish()
 }
 

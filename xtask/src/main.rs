@@ -45,6 +45,12 @@ enum Command {
     /// Read a file into fresh memory and print the time as JSON (the baseline of `bench`)
     #[command(hide = true)]
     RawRead(bench::RawReadArgs),
+    /// Download a URL in ranges into fresh memory and print the time as JSON
+    #[command(hide = true)]
+    RawDownload(bench::DownloadArgs),
+    /// Upload a file in parts and print the time as JSON
+    #[command(hide = true)]
+    RawUpload(bench::UploadArgs),
 }
 
 fn main() -> ExitCode {
@@ -57,6 +63,8 @@ fn main() -> ExitCode {
         Command::Tidy => tidy::run(),
         Command::Ci(args) => ci::run(&args),
         Command::RawRead(args) => bench::raw_read(&args),
+        Command::RawDownload(args) => bench::download(&args),
+        Command::RawUpload(args) => bench::upload(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

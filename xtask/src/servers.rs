@@ -16,7 +16,7 @@ mod nginx;
 mod s3;
 
 pub(crate) use nginx::Nginx;
-pub(crate) use s3::S3;
+pub(crate) use s3::{BUCKET, S3};
 
 /// Starting takes a fraction of a second; a machine that is busy with builds gets much more.
 const PATIENCE: Duration = Duration::from_secs(60);

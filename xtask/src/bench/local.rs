@@ -85,7 +85,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
 }
 
 /// The one-minute load average; unknown counts as idle.
-fn load_average() -> f64 {
+pub(super) fn load_average() -> f64 {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(0.0)
 }

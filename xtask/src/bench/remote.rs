@@ -1,0 +1,261 @@
+//! `cargo xtask bench remote`: loads from nginx and from Garage and uploads to Garage, against plain
+//! transfers of the same object over N connections and against the reference.
+//!
+//! Every load ends with all bytes in memory of the process. The best number of connections counts as
+//! the baseline, and the reference's best setting as its figure. The servers run on the same cores as
+//! the clients, so ratios matter here and rates do not.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use serde::Serialize;
+
+use super::Common;
+use super::rounds::{Contender, Sample, Series, Target, alternate, render, render_targets};
+use super::wire::{Plan, Timing};
+use crate::interop::Python;
+use crate::product::{self, Product, Transfer};
+use crate::report::{mebibytes, parse_size};
+use crate::servers::{BUCKET, Nginx, S3};
+use crate::{sys, workspace};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// About how large the model is
+    #[arg(long, default_value = "2GiB", value_parser = parse_size)]
+    size: u64,
+    /// Where files and objects go
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// Leave the uploads out
+    #[arg(long)]
+    downloads_only: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    schema: u32,
+    bytes: u64,
+    load_before: f64,
+    series: &'a [Series],
+    targets: &'a [Target],
+}
+
+/// Connections of the plain downloads; the quickest of them is the baseline.
+const CONNECTIONS: [&str; 3] = ["2", "4", "8"];
+/// Part length and parts in flight of the plain upload: those of tz-cli at its default limits.
+const PART_BYTES: u64 = 16 << 20;
+const PARTS_IN_FLIGHT: &str = "8";
+
+const SERVERS: [&str; 2] = ["HTTP", "S3"];
+const OBJECT: &str = "model.tensors";
+const UPLOADED: &str = "uploaded.tensors";
+
+/// What every contender needs.
+struct Bench {
+    product: Product,
+    python: Python,
+    checkpoint: PathBuf,
+    tensors: PathBuf,
+    file_bytes: u64,
+    bytes: u64,
+    plan: PathBuf,
+    object: String,
+    uploaded: String,
+}
+
+pub(super) fn run(args: &Args) -> Result<()> {
+    let python = Python::ready()?;
+    let product = Product::build()?;
+    let load_before = super::local::load_average();
+    let parent = args.dir.clone().map_or_else(workspace::target, Ok)?;
+    let folder = tempfile::Builder::new().prefix("tz-bench-").tempdir_in(&parent)?;
+    let nginx = Nginx::start(folder.path())?.context("nginx is not installed")?;
+    let s3 = S3::start_garage(folder.path())?;
+    let bench = Bench::make(&product, &python, &s3, folder.path(), args.size)?;
+
+    let signed: String = bench.python.json("remote.py", &["signed-read", BUCKET, OBJECT])?;
+    let (http, s3_uri) = (nginx.url(OBJECT), bench.object.clone());
+    let mut contenders = bench.downloads(SERVERS[0], &http, &http);
+    contenders.extend(bench.downloads(SERVERS[1], &s3_uri, &signed));
+    if !args.downloads_only {
+        contenders.extend(bench.uploads());
+    }
+    let series = alternate(&contenders, args.common.rounds)?;
+    let targets = targets(&series, !args.downloads_only)?;
+    println!(
+        "{} of tensors in {}, {} rounds, medians; fresh process every time; nginx and Garage on \
+         the same machine; plain upload: {PARTS_IN_FLIGHT} parts of {} in flight",
+        mebibytes(bench.bytes),
+        parent.display(),
+        args.common.rounds,
+        mebibytes(PART_BYTES),
+    );
+    println!("{}\n{}", render(&series, bench.bytes), render_targets(&targets));
+    if load_before > 1.0 {
+        println!(
+            "The machine was busy before it began (load {load_before}): do not quote this run."
+        );
+    }
+    if let Some(path) = &args.common.json {
+        let (bytes, series, targets) = (bench.bytes, &*series, &*targets);
+        let report = Report { schema: 1, bytes, load_before, series, targets };
+        fs::write(path, serde_json::to_string_pretty(&report)?)
+            .with_context(|| path.display().to_string())?;
+    }
+    Ok(())
+}
+
+impl Bench {
+    fn make(product: &Product, python: &Python, s3: &S3, folder: &Path, size: u64) -> Result<Self> {
+        let product = product.with_environment(s3.environment());
+        let python = python.with_environment(s3.environment());
+        let (checkpoint, tensors) = (folder.join("checkpoint"), folder.join(OBJECT));
+        let object = s3.uri(OBJECT);
+        let arguments = product::synth(size, &checkpoint);
+        product::succeeded(product.run(&arguments)?, &arguments)?;
+        for arguments in [
+            ["serialize".as_ref(), checkpoint.as_os_str(), tensors.as_os_str()],
+            ["copy".as_ref(), tensors.as_os_str(), object.as_ref()],
+        ] {
+            product::succeeded(product.run(&arguments)?, &arguments)?;
+        }
+        let arguments = ["deserialize".as_ref(), tensors.as_os_str(), "--json".as_ref()];
+        let load: Transfer = product.json(&arguments)?;
+        let file_bytes = fs::metadata(&tensors)?.len();
+        let (plan, uploaded) = (folder.join("plan.json"), s3.uri(UPLOADED));
+        let bytes = load.bytes;
+        Ok(Self { product, python, checkpoint, tensors, file_bytes, bytes, plan, object, uploaded })
+    }
+
+    /// Loads of one object: `uri` as users name it, `url` as plain HTTP takes it.
+    fn downloads<'a>(&'a self, server: &str, uri: &'a str, url: &'a str) -> Vec<Contender<'a>> {
+        let mut contenders = Vec::new();
+        for connections in CONNECTIONS {
+            let name = format!("{server}: plain download, {connections} connections");
+            contenders.push(Contender::new(&name, move || {
+                let mut command = this_program()?;
+                command.args(["raw-download", url, "--connections", connections, "--bytes"]);
+                plain(command.arg(self.file_bytes.to_string()), self.file_bytes)
+            }));
+        }
+        for (words, option) in [("", None), (" --no-verify", Some("--no-verify"))] {
+            let name = format!("{server}: tz-cli deserialize{words}");
+            contenders.push(Contender::new(&name, move || {
+                let mut arguments = vec!["deserialize", uri, "--json"];
+                arguments.extend(option);
+                self.ours(&arguments)
+            }));
+        }
+        for readers in ["1", "2", "4", "default"] {
+            let name = format!("{server}: tensorizer, {readers} readers");
+            contenders.push(Contender::new(&name, move || {
+                let mut arguments = vec!["load", uri];
+                if readers != "default" {
+                    arguments.extend(["--readers", readers]);
+                }
+                self.theirs(&arguments)
+            }));
+        }
+        contenders
+    }
+
+    fn uploads(&self) -> Vec<Contender<'_>> {
+        let ours = |job: &'static str, source: &Path| {
+            let arguments: Vec<OsString> = vec![
+                job.into(),
+                source.as_os_str().to_owned(),
+                self.uploaded.clone().into(),
+                "--json".into(),
+            ];
+            Contender::new(&format!("upload: tz-cli {job}"), move || self.ours(&arguments))
+        };
+        vec![
+            Contender::new("upload: plain multipart", || {
+                let parts = self.file_bytes.div_ceil(PART_BYTES).to_string();
+                let arguments = ["signed-upload", BUCKET, UPLOADED, "--parts", &parts];
+                let plan: Plan = self.python.json("remote.py", &arguments)?;
+                fs::write(&self.plan, serde_json::to_vec(&plan)?)?;
+                let mut command = this_program()?;
+                command.arg("raw-upload").arg(&self.tensors).arg(&self.plan);
+                command.args(["--connections", PARTS_IN_FLIGHT, "--part-bytes"]);
+                plain(command.arg(PART_BYTES.to_string()), self.file_bytes)
+            }),
+            ours("copy", &self.tensors),
+            ours("serialize", &self.checkpoint),
+            Contender::new("upload: tensorizer", || {
+                let source = &self.checkpoint;
+                self.theirs(&[OsStr::new("save"), source.as_ref(), self.uploaded.as_ref()])
+            }),
+        ]
+    }
+
+    fn ours<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<Sample> {
+        let finished = self.product.run(arguments)?;
+        let (wall, peak_bytes) = (finished.wall, finished.peak_bytes);
+        let done: Transfer = product::parse(finished, arguments)?;
+        if done.bytes < self.bytes || done.streamed {
+            bail!("not all {} bytes: {done:?}", self.bytes);
+        }
+        Ok(Sample { seconds: done.seconds, process_seconds: wall.as_secs_f64(), peak_bytes })
+    }
+
+    fn theirs<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<Sample> {
+        timing(self.python.run("remote.py", arguments)?, self.bytes)
+    }
+}
+
+fn this_program() -> Result<Command> {
+    Ok(Command::new(std::env::current_exe().context("this program")?))
+}
+
+fn plain(command: &mut Command, bytes: u64) -> Result<Sample> {
+    timing(sys::run_measured(command)?, bytes)
+}
+
+/// The figures that a process printed; it must have moved all bytes.
+fn timing(finished: sys::Finished, bytes: u64) -> Result<Sample> {
+    if !finished.status.success() {
+        bail!("{}: {}", finished.status, finished.stderr.trim());
+    }
+    let timing: Timing = serde_json::from_str(&finished.stdout).context("its figures")?;
+    if timing.bytes != bytes {
+        bail!("handled {} bytes of {bytes}", timing.bytes);
+    }
+    let process_seconds = finished.wall.as_secs_f64();
+    Ok(Sample { seconds: timing.seconds, process_seconds, peak_bytes: finished.peak_bytes })
+}
+
+fn targets(series: &[Series], uploads: bool) -> Result<Vec<Target>> {
+    let best = |prefix: &str| {
+        let found = series.iter().filter(|series| series.name.starts_with(prefix));
+        let times = found.map(Series::median_seconds);
+        times.reduce(f64::min).with_context(|| format!("no contender {prefix}"))
+    };
+    let mut targets = Vec::new();
+    for server in SERVERS {
+        let ours = best(&format!("{server}: tz-cli"))?;
+        let share = best(&format!("{server}: plain"))? / ours;
+        let times = best(&format!("{server}: tensorizer"))? / ours;
+        let what = format!("load over {server}: share of the plain download");
+        targets.push(Target::at_least(&what, 0.9, share));
+        let what = format!("load over {server}: times the reference's best setting");
+        targets.push(Target::at_least(&what, 1.0, times));
+    }
+    if uploads {
+        let (plain, theirs) = (best("upload: plain")?, best("upload: tensorizer")?);
+        for job in ["copy", "serialize"] {
+            let ours = best(&format!("upload: tz-cli {job}"))?;
+            let what = format!("upload by {job}: share of the plain multipart upload");
+            targets.push(Target::at_least(&what, 0.9, plain / ours));
+            let what = format!("upload by {job}: times the reference");
+            targets.push(Target::at_least(&what, 1.5, theirs / ours));
+        }
+    }
+    Ok(targets)
+}
