@@ -99,7 +99,7 @@ pub enum Error {
         /// Bytes that were written.
         written: u64,
     },
-    /// The model's `config.json` does not describe a model that this crate knows.
+    /// The model's `config.json` is not a configuration.
     #[error("{}: {reason}", path.display())]
     Config {
         /// The configuration file.
@@ -116,8 +116,8 @@ pub enum Error {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum Fault {
-    /// The header is longer than any real one.
-    #[error("the header's length is {len}, over the limit of {limit}")]
+    /// A header, index or configuration is longer than any real one.
+    #[error("its description is {len} bytes long, over the limit of {limit}")]
     HeaderTooLong {
         /// Length that the file states.
         len: u64,

@@ -35,10 +35,14 @@ const MAX_CONFIG_LEN: u64 = 16 << 20;
 /// Reads the `config.json` of a checkpoint directory.
 ///
 /// # Errors
-/// [`Error`] where it is missing, too long or not JSON.
+/// [`Error`] where it is missing, too long, not JSON, or not an object.
 pub fn read_config(dir: &Path) -> Result<Value, Error> {
     let path = dir.join("config.json");
-    parse(&path, &read_bounded(&path, MAX_CONFIG_LEN)?)
+    let config: Value = parse(&path, &read_bounded(&path, MAX_CONFIG_LEN)?)?;
+    if !config.is_object() {
+        return Err(Error::Config { path, reason: "not a JSON object".to_owned() });
+    }
+    Ok(config)
 }
 
 /// For which vLLM a model is laid out.

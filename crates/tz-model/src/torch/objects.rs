@@ -205,13 +205,9 @@ fn tensor(
     if sizes(objects, shape)?.len() != sizes(objects, strides)?.len() {
         return Err("a tensor has not as many strides as dimensions".into());
     }
-    Ok(Value::New(Node::Tensor(Tensor {
-        storage: *storage,
-        dtype,
-        offset: size(objects, offset)?,
-        shape,
-        strides,
-    })))
+    let offset = size(objects, offset)?;
+    let tensor = Tensor { storage: *storage, dtype, offset, shape, strides };
+    Ok(Value::New(Node::Tensor(Box::new(tensor))))
 }
 
 fn tuple<const N: usize>(objects: &Objects, id: Id, why: &'static str) -> Result<[Id; N], Stop> {

@@ -3,10 +3,10 @@
 use serde_json::json;
 use tz_format::{Dtype, Element};
 use tz_io::TensorSource;
-use tz_model::{Error, MARKER, Refusal, VllmLayout, VllmOptions, VllmVersion};
+use tz_model::{Error, MARKER, Refusal, VllmLayout, VllmOptions, VllmVersion, read_config};
 
 use crate::layout_support::{Draft, bytes_of, painted_from};
-use crate::support::decl;
+use crate::support::{decl, message, write};
 
 fn options() -> VllmOptions {
     VllmOptions::default()
@@ -72,6 +72,22 @@ fn configurations_that_say_too_little_or_nonsense() {
         },
         "config.json: the hidden size 64 is not a multiple of 7 heads",
     );
+}
+
+#[test]
+fn files_that_are_not_configurations() {
+    let dir = tempfile::tempdir().expect("directory");
+    let check = |text: &str, expect: &str| {
+        write(dir.path(), "config.json", text.as_bytes());
+        let error = read_config(dir.path()).expect_err("refused");
+        assert_eq!(message(dir.path(), &error), format!("config.json: {expect}"));
+    };
+    check("[]", "not a JSON object");
+    check("{", "not the expected JSON: EOF while parsing an object at line 1 column 1");
+    let long = format!("{{\"a\":\"{}\"}}", "x".repeat(17 << 20));
+    check(&long, "its description is 16777217 bytes long, over the limit of 16777216");
+    std::fs::remove_file(dir.path().join("config.json")).expect("remove");
+    assert!(matches!(read_config(dir.path()), Err(Error::Io { .. })));
 }
 
 #[test]

@@ -229,31 +229,46 @@ fn names_that_are_refused() {
     }
 }
 
+/// Refused, and with no more memory than a few hundred megabytes on the way.
+#[track_caller]
+fn bounded(file: &[u8], expect: &str) {
+    let usage = allocation_counter::measure(|| refused(file, expect));
+    let limit = 512 << 20;
+    assert!(usage.bytes_max < limit, "{} bytes", usage.bytes_max);
+}
+
 #[test]
 fn structures_that_would_take_all_memory() {
     let nested = "dicts and lists in the pickle are nested too deeply or too often";
     // A list that holds itself.
     let circle = b"}X\x01\0\0\0a]q\0h\0as.";
-    refused(&model(circle, &[]), nested);
+    bounded(&model(circle, &[]), nested);
     // Forty dicts, each naming the one before it twice.
     let mut laughs = b"}q\0".to_vec();
     for i in 0..40 {
         laughs.extend([b'0', b'}', b'K', 0, b'h', i, b's', b'K', 1, b'h', i, b's', b'q', i + 1]);
     }
     laughs.push(b'.');
-    refused(&model(&laughs, &[]), nested);
+    bounded(&model(&laughs, &[]), nested);
     // Thirty levels only, but two to the power of thirty values.
     let mut wide = b"}q\0".to_vec();
     for i in 0..30 {
         wide.extend([b'0', b'}', b'K', 0, b'h', i, b's', b'K', 1, b'h', i, b's', b'q', i + 1]);
     }
     wide.push(b'.');
-    refused(&model(&wide, &[]), nested);
+    bounded(&model(&wide, &[]), nested);
     // Opcodes without end.
     let mut many = vec![b']'; 5_000_000];
     many.push(b'.');
     let expect = "pickle at offset 4000000: more opcodes than any checkpoint has";
-    refused(&model(&many, &[]), expect);
+    bounded(&model(&many, &[]), expect);
+    // One long name, given to many.
+    let mut long = b"}X\0\0\x10\0".to_vec();
+    long.extend(vec![b'n'; 1 << 20]);
+    long.extend(b"q\0]q\x01(");
+    long.extend(b"}h\0K\x01s".repeat(10_000));
+    long.extend(b"es.");
+    bounded(&model(&long, &[]), nested);
     let keys = "a dict in the pickle has a key that is neither text nor a non-negative integer";
     refused(&model(b"}NNs.", &[]), keys);
     refused(&model(b"}J\xff\xff\xff\xffNs.", &[]), keys);
