@@ -13,7 +13,7 @@ use crate::check::{Checks, HeaderFacts, corruption};
 use crate::error::{Corruption, IoError};
 use crate::file::TensorFile;
 use crate::location::Location;
-use crate::plan::{Fetch, LoadPlan, PartKind, PlanOptions};
+use crate::plan::{Fetch, LoadPlan, PartKind, PlanOptions, Selection};
 use crate::remote::MultipartOutput;
 use crate::source::RangeRead;
 use crate::workers;
@@ -136,7 +136,7 @@ fn pieces(
         Err(source) => (Some(source), None),
     };
     let plan = match &file {
-        Some(file) => plan(file),
+        Some(file) => plan(file)?,
         None => LoadPlan::default(),
     };
     let tiled = match (plan.fetches.first(), plan.fetches.last()) {
@@ -174,12 +174,12 @@ fn pieces(
 }
 
 /// Every tensor of a plain file; nothing of an encrypted one, whose hashes cover the plaintext.
-fn plan(file: &TensorFile) -> LoadPlan {
+fn plan(file: &TensorFile) -> Result<LoadPlan, IoError> {
     if file.is_encrypted() {
-        return LoadPlan::default();
+        return Ok(LoadPlan::default());
     }
     let options = PlanOptions { headers: true, ..file.source().plan_options() };
-    LoadPlan::new(file.entries(), (0..file.entries().len()).collect(), &options)
+    file.plan(&Selection::all(), &options)
 }
 
 fn check(file: &TensorFile, fetch: &Fetch, bytes: &[u8], checks: &Checks) -> Result<(), IoError> {

@@ -151,10 +151,11 @@ impl TensorFile {
     /// Plans reading the selected tensors: no I/O happens.
     ///
     /// # Errors
-    /// [`IoError::NoSuchTensor`] where a glob matches nothing.
+    /// [`IoError::NoSuchTensor`] where a glob matches nothing, [`IoError::MemoryLimit`] where the plan has too many
+    /// pieces.
     pub fn plan(&self, selection: &Selection, options: &PlanOptions) -> Result<LoadPlan, IoError> {
         let tensors = selection.select(self.entries(), self.location())?;
-        Ok(LoadPlan::new(self.entries(), tensors, options))
+        LoadPlan::of_file(self.entries(), tensors, options, self.location())
     }
 
     /// Loads the selected tensors into owned memory. Every byte lands at its place without a further copy.
@@ -181,7 +182,7 @@ impl TensorFile {
         };
         let tensor = self.position(name).ok_or_else(missing)?;
         let plan_options = self.plan_options(options.verify)?;
-        let plan = LoadPlan::new(self.entries(), vec![tensor], &plan_options);
+        let plan = LoadPlan::of_file(self.entries(), vec![tensor], &plan_options, self.location())?;
         load::load(self, &plan, options)?.iter().next().cloned().ok_or_else(missing)
     }
 

@@ -10,6 +10,10 @@ use crate::source::RangeRead;
 /// First read of a file: the front of models of up to some thousand tensors in one go.
 const FIRST_READ: u64 = 512 << 10;
 
+/// Longest tensor header of a file of unknown length: memory is taken for a header before its bytes prove to be there.
+/// The encryption tags of 64 GiB in the shortest chunks that anyone writes, 16 KiB, fit.
+const MAX_STREAMED_HEADER: u64 = 64 << 20;
+
 /// Reads and checks everything that stands before the first tensor; gives the bytes too, and possibly more.
 pub(crate) fn read(source: &dyn RangeRead, limits: &Limits) -> Result<(Front, Vec<u8>), IoError> {
     let decoder = FrontDecoder::new(limits.clone());
@@ -23,6 +27,15 @@ pub(crate) fn read(source: &dyn RangeRead, limits: &Limits) -> Result<(Front, Ve
     };
     if let Some(len) = source.len() {
         front.check_file_len(len).map_err(IoError::format(source.location()))?;
+    } else if let Some(entry) =
+        front.entries.iter().find(|entry| entry.header_len() > MAX_STREAMED_HEADER)
+    {
+        return Err(IoError::MemoryLimit {
+            location: source.location().to_owned(),
+            what: "a tensor header in a stream",
+            needed: entry.header_len(),
+            limit: MAX_STREAMED_HEADER,
+        });
     }
     Ok((front, prefix))
 }

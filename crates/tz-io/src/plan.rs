@@ -102,6 +102,11 @@ impl Fetch {
     }
 }
 
+/// Most memory that a plan may take. A file or a server states sizes before a byte of them has proven to be there.
+const MAX_PLAN_BYTES: u64 = 512 << 20;
+/// Memory of one piece, from the plan to the place where it is loaded.
+const BYTES_PER_PIECE: u64 = 200;
+
 /// Fetches in file order that together hold the selected tensors.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LoadPlan {
@@ -134,6 +139,31 @@ impl LoadPlan {
             }
         }
         Self { tensors, fetches }
+    }
+
+    /// As [`Self::new`], of what a file states.
+    ///
+    /// # Errors
+    /// [`IoError::MemoryLimit`] where the plan itself would take too much memory: more than 5 TiB in pieces of 2 MiB.
+    pub(crate) fn of_file(
+        entries: &[TensorEntry],
+        tensors: Vec<usize>,
+        options: &PlanOptions,
+        location: &str,
+    ) -> Result<Self, IoError> {
+        // Tensors that are one piece or none are in the index, whose bytes are there.
+        let pieces = |entry: &TensorEntry| entry.data_len / options.piece_len.max(1);
+        let pieces = tensors.iter().filter_map(|&tensor| entries.get(tensor)).map(pieces);
+        let needed = pieces.fold(0, u64::saturating_add).saturating_mul(BYTES_PER_PIECE);
+        if needed > MAX_PLAN_BYTES {
+            return Err(IoError::MemoryLimit {
+                location: location.to_owned(),
+                what: "a plan of that many pieces",
+                needed,
+                limit: MAX_PLAN_BYTES,
+            });
+        }
+        Ok(Self::new(entries, tensors, options))
     }
 
     /// Bytes that the fetches cover.
