@@ -15,6 +15,7 @@
 //! ```
 
 mod conformance;
+mod exercise;
 mod pool;
 mod source;
 
@@ -25,6 +26,7 @@ use tz_format::{LayoutOptions, TensorSpec};
 use crate::writer::TensorSource;
 
 pub use conformance::range_read_conformance;
+pub use exercise::exercise;
 pub use pool::RecordingPool;
 pub use source::{FaultSource, MemoryFile, ReadLog, Recorded, RecordingSource, SourceFault};
 

@@ -7,6 +7,7 @@ mod conformance;
 mod encrypted;
 mod faults;
 mod foreign;
+mod hostile;
 mod io_pattern;
 mod round_trip;
 mod verify;
