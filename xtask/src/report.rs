@@ -53,6 +53,10 @@ pub(crate) fn table(heads: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_BORDERS_ONLY).set_header(heads);
     table.set_content_arrangement(comfy_table::ContentArrangement::Dynamic);
+    // Without a terminal, long words of one row would otherwise widen all of them.
+    if table.width().is_none() {
+        table.set_width(140);
+    }
     table
 }
 
