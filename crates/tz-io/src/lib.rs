@@ -85,3 +85,8 @@ pub use writer::{MemorySource, TensorSource, WriteOptions, plan as plan_write, w
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 struct Readme;
+
+/// Compiles the example of the crate's own README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct CrateReadme;
