@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Subcommand;
 
+mod limits;
 mod local;
 mod raw;
 mod remote;
@@ -28,6 +29,8 @@ enum Kind {
     Local(local::Args),
     /// Load from nginx and from an S3 server on this machine, and upload to the latter
     Remote(remote::Args),
+    /// Memory limits and killed uploads over a network, with one large tensor
+    Limits(limits::Args),
 }
 
 /// What every benchmark takes.
@@ -46,5 +49,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     match &args.kind {
         Kind::Local(args) => local::run(args),
         Kind::Remote(args) => remote::run(args),
+        Kind::Limits(args) => limits::run(args),
     }
 }
