@@ -104,7 +104,11 @@ pub(crate) fn run(
             verify_time.time(|| check(file, &parts, &buffer, &slots, &checks))?;
         }
         options.progress.add(fetch.range.end - fetch.range.start);
-        let tensor = fetch.parts.first().and_then(|part| file.entries().get(part.tensor));
+        // A fetch of headers alone has nothing to show.
+        let Some(first) = parts.iter().find(|part| part.kind == PartKind::Data) else {
+            return Ok(());
+        };
+        let tensor = file.entries().get(first.tensor);
         let piece = Piece { buffer, parts };
         consume_time.time(|| consumer.consume(piece)).map_err(|source| IoError::Tensor {
             tensor: tensor.map_or_else(String::new, |entry| entry.path.to_string()),

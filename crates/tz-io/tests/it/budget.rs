@@ -2,8 +2,11 @@
 
 use std::sync::{Mutex, mpsc};
 
+use tz_format::{Element, HashKind, TensorSpec};
 use tz_io::testing::{MemoryFile, PaintedTensors, RecordingPool, paint};
-use tz_io::{BufferPool, Cancel, HeapPool, IoError, Piece, PlanOptions, ReadOptions, WriteOptions};
+use tz_io::{
+    BufferPool, Cancel, HeapPool, IoError, Piece, PlanOptions, ReadOptions, Selection, WriteOptions,
+};
 
 use crate::model::{Model, all, open_source, pool, readers, stream, write_options};
 
@@ -190,6 +193,27 @@ fn cancelling_frees_everything_wherever_it_strikes() {
 }
 
 #[test]
+fn a_piece_always_has_data() {
+    let spec = |(i, len)| TensorSpec::new(format!("t{i}"), Element::Uint8, vec![len]);
+    let mut specs: Vec<TensorSpec> =
+        [0, 100, 0, 9000, 0].into_iter().enumerate().map(spec).collect();
+    specs[1].meta = true;
+    let file = open_source(MemoryFile::new(Model::painted(specs).file(&write_options())));
+    let file = file.expect("valid");
+    let pool = counting(16 << 10, 2);
+    let consume = |piece: Piece| {
+        let lens: Vec<usize> = piece.parts().map(|(_, bytes)| bytes.len()).collect();
+        assert!(!lens.is_empty() && !lens.contains(&0), "{lens:?}");
+        Ok(())
+    };
+    for tensor in ["t0", "t1", "t2", "t[014]", "*"] {
+        let selection = Selection::globs(&[tensor]).expect("globs");
+        file.stream(&selection, &readers(2), &pool, &consume).expect("valid");
+    }
+    assert_eq!(pool.out(), 0);
+}
+
+#[test]
 fn pieces_that_outlive_the_load_go_back_to_the_pool() {
     let model = Model::of_lens(&[300_000]);
     let file = open_source(MemoryFile::new(model.file(&write_options()))).expect("valid");
@@ -218,8 +242,6 @@ fn heap_of_write(source: &PaintedTensors, options: &WriteOptions) -> u64 {
 
 #[test]
 fn a_write_keeps_to_its_memory_limit() {
-    use tz_format::{Element, HashKind, TensorSpec};
-
     let specs = vec![TensorSpec::new("large", Element::Uint8, vec![9 << 20])];
     let source = PaintedTensors::new(specs);
     for hashes in [vec![HashKind::Crc32], vec![HashKind::Sha256], vec![]] {
