@@ -1,6 +1,10 @@
 //! Encrypted files through every way of reading: the reference's and our own, in both profiles.
 
-#![expect(clippy::cast_possible_truncation, reason = "test files are small")]
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::unwrap_used,
+    reason = "files of the tests are small, and valid unless a test says otherwise"
+)]
 
 use std::sync::{Arc, Mutex};
 
