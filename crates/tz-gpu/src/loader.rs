@@ -129,8 +129,6 @@ impl<D: Device> GpuLoader<D> {
         self.engine.reset();
         let tensors = selection.select(file.entries(), file.location())?;
         let plan = Plan::new(file, &tensors, &self.options)?;
-        self.pool.open(self.useful_buffers(file, &plan));
-
         let allocating = Instant::now();
         let memories = plan.layout.memories.iter();
         let memories =
@@ -160,15 +158,6 @@ impl<D: Device> GpuLoader<D> {
         Ok(DeviceTensors::new(plan.publish(&self.device, memories), stats))
     }
 
-    /// Buffers that the load can fill at most: small loads pin a part of the ring only.
-    fn useful_buffers(&self, file: &TensorFile, plan: &Plan<'_>) -> usize {
-        let piece_len = file.source().plan_options().piece_len;
-        let payload = piece_len.min(self.options.buffer_bytes as u64).max(GRANULE as u64);
-        // Cuts at tensors leave some pieces short, by half on average at worst.
-        let pieces = plan.fetched_bytes / (payload / 2) + 1;
-        usize::try_from(pieces).unwrap_or(usize::MAX)
-    }
-
     /// Runs every byte of the plan through ring and engine.
     fn fill(
         &self,
@@ -183,10 +172,16 @@ impl<D: Device> GpuLoader<D> {
                 self.engine.fill_zero(memory, place.offset, place.len)?;
             }
         }
-        let pool = GrowingPool::new(&self.pool, plan.growth).ok_or(GpuError::RingTooSmall {
+        let buffer_len = shared_len(self.pool.buffer_len(), plan.growth);
+        let buffer_len = buffer_len.ok_or(GpuError::RingTooSmall {
             limit: self.pool.buffer_len() as u64,
             needed: ((header_slack() + GRANULE) * plan.growth) as u64,
         })?;
+        // No more buffers than there are pieces to fill them: small loads pin a part of the ring only.
+        let mut planned = file.source().plan_options().staged(buffer_len);
+        planned.headers = options.verify || file.is_encrypted();
+        let pieces = file.plan(selection, &planned)?.fetches.len();
+        let pool = GrowingPool { pool: &self.pool, buffer_len, buffers: self.pool.open(pieces) };
         let consumer = Stage { loader: self, plan, memories };
         Ok(file.stream(selection, options, &pool, &consumer)?)
     }
@@ -216,7 +211,6 @@ struct Plan<'a> {
     slots: Vec<usize>,
     /// Largest factor by which a tensor grows.
     growth: usize,
-    fetched_bytes: u64,
 }
 
 impl<'a> Plan<'a> {
@@ -242,16 +236,7 @@ impl<'a> Plan<'a> {
             }
         }
         let growth = conversions.iter().map(Conversion::growth).max();
-        let stored = chosen().map(|entry| entry.header_len().saturating_add(entry.data_len));
-        Ok(Self {
-            entries,
-            selected,
-            growth: growth.unwrap_or(1),
-            fetched_bytes: stored.fold(0, u64::saturating_add),
-            conversions,
-            layout,
-            slots,
-        })
+        Ok(Self { entries, selected, growth: growth.unwrap_or(1), conversions, layout, slots })
     }
 
     fn tensors(&self) -> impl Iterator<Item = (&'a TensorEntry, Place, &Conversion)> {
@@ -276,21 +261,20 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// A pool whose buffers are filled in part only, so that what is read can grow in them.
+/// How far a buffer of `buffer_len` bytes may be filled so that what is in it can grow by that factor; `None` where
+/// that leaves no room.
+fn shared_len(buffer_len: usize, growth: usize) -> Option<usize> {
+    let payload = (buffer_len / growth.max(1)).checked_sub(header_slack())?;
+    let payload = payload - payload % GRANULE;
+    (payload > 0).then_some(payload + header_slack())
+}
+
+/// The ring as one load sees it: as many buffers as it can use, to be filled in part where their contents grow.
 #[derive(Debug)]
 struct GrowingPool<'a> {
     pool: &'a PinnedPool,
     buffer_len: usize,
-}
-
-impl<'a> GrowingPool<'a> {
-    /// `None` where the buffers are too short for that.
-    fn new(pool: &'a PinnedPool, growth: usize) -> Option<Self> {
-        let slack = header_slack();
-        let payload = (pool.buffer_len() / growth.max(1)).checked_sub(slack)?;
-        let buffer_len = slack + payload - payload % GRANULE;
-        (buffer_len > slack).then_some(Self { pool, buffer_len })
-    }
+    buffers: usize,
 }
 
 impl BufferPool for GrowingPool<'_> {
@@ -299,7 +283,7 @@ impl BufferPool for GrowingPool<'_> {
     }
 
     fn buffers(&self) -> usize {
-        self.pool.buffers()
+        self.buffers
     }
 
     fn acquire(&self) -> Option<PooledBuffer> {

@@ -4,6 +4,10 @@
 //! nothing is pinned that a load does not want. A buffer comes back when it is dropped, which the copy engine does after the event behind its copies has completed.
 //! A reader that finds no free buffer asks the engine for completed ones; nobody else has to run for it to make
 //! progress, so a ring of a single buffer finishes too.
+//!
+//! A load is promised a number of buffers, and starts that many readers, which may wait for each other (a reader of
+//! encrypted data needs the header that another one has in hand). So the promise is kept where the device pins less
+//! than was asked for: ordinary memory takes the place of what is missing, and its copies are slower.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -57,22 +61,31 @@ struct Shared {
 #[derive(Debug)]
 struct State {
     free: Vec<Box<dyn BufferMemory>>,
+    /// Buffers that there are, free or not.
+    buffers: usize,
+    /// How many of them are pinned.
     pinned: usize,
-    /// How many buffers to pin.
+    /// How many there are to be.
     wanted: usize,
     closed: bool,
     /// The pool is going away: buffers that come back are unpinned.
     ended: bool,
-    /// Why pinning stopped early.
+    /// Why the device pins no more.
     failure: Option<DeviceError>,
 }
 
-/// Pinned memory as `tz-io` takes it.
-struct Buffer<D: Device>(D::Pinned);
+/// Staging memory as `tz-io` takes it.
+enum Buffer<D: Device> {
+    Pinned(D::Pinned),
+    Ordinary(Box<[u8]>),
+}
 
 impl<D: Device> fmt::Debug for Buffer<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Buffer").field(&self.0.len()).finish()
+        match self {
+            Self::Pinned(memory) => f.debug_tuple("Pinned").field(&memory.len()).finish(),
+            Self::Ordinary(memory) => f.debug_tuple("Ordinary").field(&memory.len()).finish(),
+        }
     }
 }
 
@@ -80,13 +93,19 @@ impl<D: Device> Deref for Buffer<D> {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.0
+        match self {
+            Self::Pinned(memory) => memory,
+            Self::Ordinary(memory) => memory,
+        }
     }
 }
 
 impl<D: Device> DerefMut for Buffer<D> {
     fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.0
+        match self {
+            Self::Pinned(memory) => memory,
+            Self::Ordinary(memory) => memory,
+        }
     }
 }
 
@@ -97,6 +116,7 @@ impl PinnedPool {
     pub(crate) fn new<D: Device>(device: D, ring: Ring, engine: Arc<dyn Reap>) -> Self {
         let state = State {
             free: Vec::with_capacity(ring.buffers),
+            buffers: 0,
             pinned: 0,
             wanted: ring.buffers,
             closed: false,
@@ -129,20 +149,23 @@ impl PinnedPool {
         }
     }
 
-    /// Opens the pool, also after it was closed, for work that can use `buffers` buffers.
-    pub(crate) fn open(&self, buffers: usize) {
+    /// Opens the pool, also after it was closed, for work that can use `buffers` buffers; gives how many of them there
+    /// will be.
+    pub(crate) fn open(&self, buffers: usize) -> usize {
+        let wanted = buffers.clamp(1, self.ring.buffers);
         let mut state = self.shared.lock();
         state.closed = false;
         state.failure = None;
-        state.wanted = buffers.clamp(1, self.ring.buffers);
+        state.wanted = wanted;
         drop(state);
         self.shared.wanted.notify_all();
+        wanted
     }
 
     /// Why there are no buffers at all, where that is so.
     pub(crate) fn failure(&self) -> Option<DeviceError> {
         let state = self.shared.lock();
-        state.failure.clone().filter(|_| state.pinned == 0)
+        state.failure.clone().filter(|_| state.buffers == 0)
     }
 
     /// Adds what was done since this was last asked.
@@ -161,7 +184,7 @@ impl PinnedPool {
     fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         let cause = if self.engine.in_flight() > 0 {
             &self.shared.copy_stalls
-        } else if state.pinned < state.wanted && state.failure.is_none() {
+        } else if state.buffers < state.wanted {
             &self.shared.pinning_stalls
         } else {
             &self.shared.reader_stalls
@@ -173,18 +196,27 @@ impl PinnedPool {
     }
 }
 
+impl State {
+    /// Whether the device refused the very first buffer: an error, not a reason to go on slowly.
+    fn has_none(&self) -> bool {
+        self.buffers == 0 && self.failure.is_some()
+    }
+
+    fn lacks_buffers(&self) -> bool {
+        self.buffers < self.wanted && !self.has_none()
+    }
+}
+
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Pins until the pool goes away.
+    /// Provides buffers until the pool goes away.
     fn pin_on_demand<D: Device>(&self, device: &D, buffer_len: usize) {
         loop {
             self.pin_wanted(device, buffer_len);
-            let idle = |state: &mut State| {
-                !state.ended && (state.pinned >= state.wanted || state.failure.is_some())
-            };
+            let idle = |state: &mut State| !state.ended && !state.lacks_buffers();
             let state = self.wanted.wait_while(self.lock(), idle);
             if state.unwrap_or_else(PoisonError::into_inner).ended {
                 return;
@@ -192,22 +224,27 @@ impl Shared {
         }
     }
 
-    /// Pins what is wanted now, or until the device refuses.
+    /// Provides what is wanted now, unless the device pins nothing at all.
     fn pin_wanted<D: Device>(&self, device: &D, buffer_len: usize) {
         loop {
             let state = self.lock();
-            if state.ended || state.failure.is_some() || state.pinned >= state.wanted {
+            if state.ended || !state.lacks_buffers() {
                 return;
             }
+            let refused = state.failure.is_some();
             drop(state);
-            let pinned = self.pin_time.time(|| device.pin(buffer_len));
+            let provided = if refused {
+                Ok(Buffer::<D>::Ordinary(vec![0; buffer_len].into_boxed_slice()))
+            } else {
+                self.pin_time.time(|| device.pin(buffer_len)).map(Buffer::Pinned)
+            };
             let mut state = self.lock();
-            match pinned {
-                Ok(memory) => {
-                    state.pinned += 1;
-                    state.free.push(Box::new(Buffer::<D>(memory)));
+            match provided {
+                Ok(buffer) => {
+                    state.buffers += 1;
+                    state.pinned += usize::from(!refused);
+                    state.free.push(Box::new(buffer));
                 }
-                // Fewer buffers than wanted will do; none at all is an error of whoever waits for one.
                 Err(error) => state.failure = Some(error),
             }
             drop(state);
@@ -240,7 +277,7 @@ impl BufferPool for PinnedPool {
     fn acquire(&self) -> Option<PooledBuffer> {
         let mut state = self.shared.lock();
         loop {
-            if state.closed || (state.pinned == 0 && state.failure.is_some()) {
+            if state.closed || state.has_none() {
                 return None;
             }
             if let Some(memory) = state.free.pop() {
@@ -278,5 +315,67 @@ impl Drop for PinnedPool {
         }
         let pinned_meanwhile = std::mem::take(&mut self.shared.lock().free);
         drop(pinned_meanwhile);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sim::{SimDevice, SimOptions};
+
+    /// No buffer is ever with a device.
+    #[derive(Debug)]
+    struct Idle;
+
+    impl Reap for Idle {
+        fn reap(&self) -> Result<usize, DeviceError> {
+            Ok(0)
+        }
+
+        fn in_flight(&self) -> usize {
+            0
+        }
+    }
+
+    fn pool(pinnable: u64) -> (SimDevice, PinnedPool) {
+        let device = SimDevice::new(SimOptions { pinnable, ..SimOptions::default() });
+        let ring = Ring { buffer_len: 100, buffers: 5 };
+        (device.clone(), PinnedPool::new(device, ring, Arc::new(Idle)))
+    }
+
+    #[test]
+    fn every_promised_buffer_can_be_had_at_once() {
+        for pinnable in [100, 300, 500] {
+            let (device, pool) = pool(pinnable);
+            for (asked, promised) in [(2, 2), (9, 5), (0, 1), (5, 5)] {
+                assert_eq!(pool.open(asked), promised);
+                let lent: Vec<_> = (0..promised).map(|_| pool.acquire().unwrap()).collect();
+                assert!(lent.iter().all(|buffer| buffer.len() == 100));
+            }
+            let mut stats = CopyStats::default();
+            pool.take_stats(&mut stats);
+            assert_eq!(stats.pinned_bytes, pinnable);
+            drop(pool);
+            assert_eq!(device.usage().pinned_bytes, 0);
+        }
+    }
+
+    #[test]
+    fn buffers_that_outlive_the_pool_are_unpinned_when_they_come_back() {
+        let (device, pool) = pool(500);
+        let lent = pool.acquire().unwrap();
+        drop(pool);
+        assert_eq!(device.usage().pinned_bytes, 100);
+        drop(lent);
+        assert_eq!(device.usage().pinned_bytes, 0);
+    }
+
+    #[test]
+    fn a_closed_pool_lends_nothing_until_it_is_opened() {
+        let (_, pool) = pool(500);
+        pool.close();
+        assert!(pool.acquire().is_none());
+        pool.open(1);
+        assert!(pool.acquire().is_some());
     }
 }

@@ -125,26 +125,39 @@ fn too_little_pinned_memory_is_told_apart() {
     });
 }
 
+/// `call` fails from its `nth` time on. The fake driver reports what is still allocated when the process ends.
+fn check_failure(test: &str, call: &str, nth: u32) {
+    FakeDriver::new().failing(call, 700, nth).run(&format!("fake_cuda::{test}"), || {
+        let error = load(CudaDevice::open(0).unwrap()).unwrap_err();
+        let GpuError::Device(DeviceError::Driver { code, .. }) = &error else {
+            panic!("{error:?}")
+        };
+        assert_eq!(*code, 700, "{error}");
+    });
+}
+
 #[test]
-fn a_copy_that_fails_is_reported_and_everything_is_returned() {
-    // The fake driver reports what is still allocated when the process ends.
-    for (call, nth) in [
-        ("cuMemcpyHtoDAsync_v2", 3),
-        ("cuEventCreate", 2),
-        ("cuEventRecord", 4),
-        ("cuEventQuery", 5),
-        ("cuStreamSynchronize", 1),
-    ] {
-        let fake = FakeDriver::new().failing(call, 700, nth);
-        let test = "fake_cuda::a_copy_that_fails_is_reported_and_everything_is_returned";
-        fake.run(test, || {
-            let error = load(CudaDevice::open(0).unwrap()).unwrap_err();
-            let GpuError::Device(DeviceError::Driver { code, .. }) = &error else {
-                panic!("{error:?}")
-            };
-            assert_eq!(*code, 700, "{error}");
-        });
-    }
+fn a_copy_that_cannot_start_is_reported_and_everything_is_returned() {
+    let test = "a_copy_that_cannot_start_is_reported_and_everything_is_returned";
+    check_failure(test, "cuMemcpyHtoDAsync_v2", 3);
+}
+
+#[test]
+fn an_event_that_cannot_be_recorded_is_reported_and_everything_is_returned() {
+    let test = "an_event_that_cannot_be_recorded_is_reported_and_everything_is_returned";
+    check_failure(test, "cuEventRecord", 4);
+}
+
+#[test]
+fn a_copy_that_failed_is_reported_by_a_query_and_everything_is_returned() {
+    let test = "a_copy_that_failed_is_reported_by_a_query_and_everything_is_returned";
+    check_failure(test, "cuEventQuery", 5);
+}
+
+#[test]
+fn a_copy_that_failed_is_reported_at_the_end_and_everything_is_returned() {
+    let test = "a_copy_that_failed_is_reported_at_the_end_and_everything_is_returned";
+    check_failure(test, "cuStreamSynchronize", 1);
 }
 
 #[test]

@@ -100,7 +100,7 @@ fn a_model_larger_than_the_device_is_refused() {
 }
 
 #[test]
-fn a_ring_that_cannot_be_pinned_whole_is_used_as_far_as_it_goes() {
+fn a_ring_that_cannot_be_pinned_whole_is_filled_up_with_ordinary_memory() {
     let file = file();
     let mut scarce = SimOptions::default();
     scarce.pinnable = 2 * (128 << 10);

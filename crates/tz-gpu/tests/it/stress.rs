@@ -3,7 +3,7 @@
 use tz_format::{Element, TensorSpec};
 use tz_gpu::testing::TestFile;
 use tz_gpu::{GpuLoader, GpuOptions, Placement, Shard, SimDevice, SimOptions, load_shards};
-use tz_io::{ReadOptions, Selection};
+use tz_io::{Key, Location, OpenOptions, ReadOptions, Secret, Selection, TensorFile};
 
 const PINNED_BUFFER: u64 = 68 << 10;
 
@@ -71,17 +71,6 @@ fn small_tensors_travel_together() {
 }
 
 #[test]
-fn a_small_load_pins_a_part_of_the_ring_only() {
-    let file = TestFile::new(vec![TensorSpec::new("t", Element::Uint8, vec![10])]);
-    let device = sim(1, 3);
-    let mut loader = GpuLoader::new(device.clone(), options(1000, 1)).unwrap();
-    let first = loader.load(&file.open(), &Selection::all(), &ReadOptions::default()).unwrap();
-    drop(loader);
-    assert!(first.stats().copy.pinned_bytes >= PINNED_BUFFER);
-    assert_eq!(device.usage().pinned_bytes, 0);
-}
-
-#[test]
 fn every_device_gets_its_shard() {
     let files = [file(), file(), file(), file()];
     let opened: Vec<_> = files.iter().map(TestFile::open).collect();
@@ -126,5 +115,35 @@ fn a_shard_that_fails_stops_the_others_and_is_the_one_reported() {
     for device in &devices {
         assert_eq!((device.usage().device_bytes, device.usage().pinned_bytes), (0, 0));
         assert_eq!(device.violations(), Vec::<String>::new());
+    }
+}
+
+/// Readers of an encrypted file wait for headers that other readers bring; so no reader may be left without a buffer.
+#[test]
+fn an_encrypted_file_loads_with_few_buffers_and_many_readers() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/foreign/v3_enc_key.tensors");
+    let key: Vec<u8> = (0..32).collect();
+    let mut open = OpenOptions::default();
+    open.secrets = vec![Secret::Key(Key::from_bytes(&key).unwrap())];
+    let file = TensorFile::open_with(&Location::File(path.into()), &open).unwrap();
+    let host = file.load(&Selection::all(), &ReadOptions::default()).unwrap();
+    let buffer = (2 << 20) + (64 << 10);
+    let mut read = ReadOptions::default();
+    read.readers = Some(8);
+    for pinnable in [1, 2, 8] {
+        for seed in 1..10 {
+            let mut options = SimOptions::default();
+            options.seed = seed;
+            options.pinnable = pinnable * buffer;
+            let device = SimDevice::new(options);
+            let mut ring = GpuOptions::local();
+            ring.memory_limit = Some(8 * buffer);
+            let mut loader = GpuLoader::new(device.clone(), ring).unwrap();
+            let loaded = loader.load(&file, &Selection::all(), &read).unwrap();
+            for (expect, tensor) in host.iter().zip(&loaded) {
+                assert!(tensor.to_host().unwrap() == expect.bytes(), "{pinnable}, seed {seed}");
+            }
+            assert_eq!(device.violations(), Vec::<String>::new());
+        }
     }
 }
