@@ -40,6 +40,10 @@ pub(crate) use upload::MultipartOutput;
 /// First request: the front of most models, and 256 KiB indices of the reference with the first tensor header.
 const FIRST_REQUEST: u64 = 512 << 10;
 
+/// Bytes that must have come before a range gets its tries back: a link that is slow and breaks often is not given up,
+/// one that brings a few bytes and breaks every time is.
+const PROGRESS: u64 = 64 << 10;
+
 /// A file on a server that answers ranged requests.
 pub(crate) struct RemoteFile {
     client: Client,
@@ -126,15 +130,20 @@ impl RangeRead for RemoteFile {
             let permit = self.gate.acquire().await;
             let mut retries = self.client.retries();
             let before = out.written;
+            let mut restored = before;
             loop {
-                let from = out.written;
-                match retries.within(self.transfer(offset + from..end, &mut out)).await {
+                let from = offset + out.written;
+                match retries.within(self.transfer(from..end, &mut out)).await {
                     Ok(()) => {
                         self.gate.done(permit, out.written - before);
                         return Ok(());
                     }
                     Err(failure) => {
-                        retries.wait(failure, out.written > from, self.location()).await?
+                        let progress = out.written - restored >= PROGRESS;
+                        if progress {
+                            restored = out.written;
+                        }
+                        retries.wait(failure, progress, self.location()).await?
                     }
                 }
             }

@@ -12,7 +12,7 @@ use super::object::Signed;
 use super::options::RemoteOptions;
 use super::retry::{Failure, Retries, refusal};
 use super::target::{RemoteKind, RemoteLocation};
-use super::transport::{cause, http_client};
+use super::transport::{cause, http_client, is_hopeless};
 use crate::error::IoError;
 use crate::source::SourceCounters;
 use crate::stats::Counter;
@@ -203,7 +203,7 @@ impl Client {
         let sent = tokio::time::timeout(self.options.stall_timeout, request.send()).await;
         let response = match sent {
             Ok(Ok(response)) => response,
-            Ok(Err(error)) if error.is_redirect() || error.is_builder() => {
+            Ok(Err(error)) if is_hopeless(&error) => {
                 return Err(Failure::permanent(cause(error)));
             }
             Ok(Err(error)) => return Err(Failure::transient(cause(error))),

@@ -76,3 +76,10 @@ impl fmt::Display for Last<'_> {
 pub(crate) fn cause(error: reqwest::Error) -> String {
     Last(&error.without_url()).to_string()
 }
+
+/// Whether another try would fail the same way: too many redirects, an invalid URL, a certificate of nobody we trust.
+pub(crate) fn is_hopeless(error: &reqwest::Error) -> bool {
+    // The TLS library's own types are no part of `reqwest`'s interface; its text is what users see.
+    let is_certificate = || Last(error).to_string().starts_with("invalid peer certificate");
+    error.is_redirect() || error.is_builder() || is_certificate()
+}
