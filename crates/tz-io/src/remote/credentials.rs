@@ -6,11 +6,13 @@
 //! keys ask nobody else, so nothing waits for a metadata service that is not there.
 
 use std::env;
+use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ini::Ini;
+use object_store::aws::AmazonS3ConfigKey;
 use url::Url;
 
 use super::options::S3Options;
@@ -19,13 +21,27 @@ use crate::error::IoError;
 /// Time that the metadata service gets to accept a connection; inside a cloud it answers in about one.
 const METADATA_TIMEOUT: Duration = Duration::from_millis(300);
 
+/// Where the metadata service of AWS instances is.
+const METADATA_ENDPOINT: &str = "http://169.254.169.254";
+/// What the environment may tell of someone who hands out keys at run time. Each has a variable of its name.
+const AMBIENT: [AmazonS3ConfigKey; 8] = [
+    AmazonS3ConfigKey::WebIdentityTokenFile,
+    AmazonS3ConfigKey::RoleArn,
+    AmazonS3ConfigKey::RoleSessionName,
+    AmazonS3ConfigKey::StsEndpoint,
+    AmazonS3ConfigKey::ContainerCredentialsRelativeUri,
+    AmazonS3ConfigKey::ContainerCredentialsFullUri,
+    AmazonS3ConfigKey::ContainerAuthorizationTokenFile,
+    AmazonS3ConfigKey::ImdsV1Fallback,
+];
+
 /// What was found.
 #[derive(Debug)]
 pub(crate) struct Resolved {
     /// Static keys.
     pub(crate) keys: Option<Keys>,
-    /// Keys come from the environment at run time: web identity, containers, the instance.
-    pub(crate) ambient: bool,
+    /// Who hands out keys at run time: web identity, containers, the instance.
+    pub(crate) ambient: Option<Vec<(AmazonS3ConfigKey, String)>>,
     /// Where the keys were found, for `-v`.
     pub(crate) source: &'static str,
     pub(crate) endpoint: Option<Url>,
@@ -54,7 +70,28 @@ struct Found {
     region: Option<String>,
 }
 
+/// Looks variables up: in the process's environment, or in a test's.
+struct Environment<'a>(&'a (dyn Fn(&str) -> Option<OsString> + Sync));
+
+impl Environment<'_> {
+    fn path(&self, name: &str) -> Option<PathBuf> {
+        self.0(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+    }
+
+    fn text(&self, name: &str) -> Option<String> {
+        self.0(name).and_then(|value| value.into_string().ok()).filter(|value| !value.is_empty())
+    }
+}
+
 pub(crate) async fn resolve(options: &S3Options, location: &str) -> Result<Resolved, IoError> {
+    resolve_in(&Environment(&|name| env::var_os(name)), options, location).await
+}
+
+async fn resolve_in(
+    environment: &Environment<'_>,
+    options: &S3Options,
+    location: &str,
+) -> Result<Resolved, IoError> {
     let given = Found {
         keys: keys(
             options.access_key_id.clone(),
@@ -76,7 +113,7 @@ pub(crate) async fn resolve(options: &S3Options, location: &str) -> Result<Resol
         Some(path) => s3cfg(path, true)?,
         None => Found::default(),
     };
-    let home = env::var_os("HOME").map(PathBuf::from);
+    let home = environment.path("HOME");
     let default_cfg = match home.as_ref().map(|home| home.join(".s3cfg")) {
         Some(path) if options.config_path.is_none() => s3cfg(&path, false)?,
         _ => Found::default(),
@@ -84,14 +121,14 @@ pub(crate) async fn resolve(options: &S3Options, location: &str) -> Result<Resol
     let places = [
         ("given explicitly", given),
         ("the s3cmd file given", named),
-        ("AWS_* environment variables", aws_environment()),
-        ("S3_* environment variables", s3_environment()),
-        ("the AWS profile", profile(home.as_deref())),
+        ("AWS_* environment variables", aws_environment(environment)),
+        ("S3_* environment variables", s3_environment(environment)),
+        ("the AWS profile", profile(environment, home.as_deref())),
         ("~/.s3cfg", default_cfg),
     ];
     let mut resolved = Resolved {
         keys: None,
-        ambient: false,
+        ambient: None,
         source: "anonymous",
         endpoint: None,
         region: "us-east-1".to_owned(),
@@ -112,9 +149,9 @@ pub(crate) async fn resolve(options: &S3Options, location: &str) -> Result<Resol
     resolved.endpoint = endpoint.map(|endpoint| parse_endpoint(&endpoint, location)).transpose()?;
     if resolved.keys.is_none()
         && !options.anonymous
-        && let Some(source) = ambient().await
+        && let Some((source, settings)) = ambient(environment).await
     {
-        resolved.ambient = true;
+        resolved.ambient = Some(settings);
         resolved.source = source;
     }
     Ok(resolved)
@@ -124,11 +161,8 @@ fn keys(id: Option<String>, secret: Option<String>, token: Option<String>) -> Op
     Some(Keys { id: id?, secret: secret?, token })
 }
 
-fn variable(name: &str) -> Option<String> {
-    env::var(name).ok().filter(|value| !value.is_empty())
-}
-
-fn aws_environment() -> Found {
+fn aws_environment(environment: &Environment<'_>) -> Found {
+    let variable = |name| environment.text(name);
     Found {
         keys: keys(
             variable("AWS_ACCESS_KEY_ID"),
@@ -140,7 +174,8 @@ fn aws_environment() -> Found {
     }
 }
 
-fn s3_environment() -> Found {
+fn s3_environment(environment: &Environment<'_>) -> Found {
+    let variable = |name| environment.text(name);
     Found {
         keys: keys(variable("S3_ACCESS_KEY_ID"), variable("S3_SECRET_ACCESS_KEY"), None),
         endpoint: variable("S3_ENDPOINT_URL"),
@@ -150,14 +185,14 @@ fn s3_environment() -> Found {
 
 /// `~/.aws/credentials` and `~/.aws/config`, or the files that `AWS_SHARED_CREDENTIALS_FILE` and `AWS_CONFIG_FILE`
 /// name; the profile is `AWS_PROFILE` or `default`. A file that is missing or unreadable says nothing.
-fn profile(home: Option<&Path>) -> Found {
+fn profile(environment: &Environment<'_>, home: Option<&Path>) -> Found {
     let file = |name: &str, default: &str| {
-        let path = env::var_os(name).map(PathBuf::from).or_else(|| Some(home?.join(default)));
+        let path = environment.path(name).or_else(|| Some(home?.join(default)));
         path.and_then(|path| Ini::load_from_file(path).ok()).unwrap_or_default()
     };
     let credentials = file("AWS_SHARED_CREDENTIALS_FILE", ".aws/credentials");
     let config = file("AWS_CONFIG_FILE", ".aws/config");
-    let profile = variable("AWS_PROFILE").unwrap_or_else(|| "default".to_owned());
+    let profile = environment.text("AWS_PROFILE").unwrap_or_else(|| "default".to_owned());
     let section = if profile == "default" { profile.clone() } else { format!("profile {profile}") };
     let value = |name: &str| {
         let own = credentials.get_from(Some(profile.as_str()), name);
@@ -204,11 +239,16 @@ fn s3cfg(path: &Path, required: bool) -> Result<Found, IoError> {
     Ok(Found {
         keys: keys(value("access_key"), value("secret_key"), None),
         endpoint,
-        region: value("bucket_location"),
+        region: value("bucket_location").map(|name| match name.as_str() {
+            // What s3cmd writes by default, and its other name of old.
+            "US" => "us-east-1".to_owned(),
+            "EU" => "eu-west-1".to_owned(),
+            _ => name,
+        }),
     })
 }
 
-fn parse_endpoint(text: &str, location: &str) -> Result<Url, IoError> {
+pub(crate) fn parse_endpoint(text: &str, location: &str) -> Result<Url, IoError> {
     let with_scheme =
         if text.contains("://") { text.to_owned() } else { format!("https://{text}") };
     let valid = Url::parse(&with_scheme).ok().filter(|url| url.has_host());
@@ -218,50 +258,41 @@ fn parse_endpoint(text: &str, location: &str) -> Result<Url, IoError> {
     })
 }
 
-/// Whether something outside will hand out keys, and what.
-async fn ambient() -> Option<&'static str> {
-    if variable("AWS_WEB_IDENTITY_TOKEN_FILE").is_some() && variable("AWS_ROLE_ARN").is_some() {
-        return Some("web identity");
+/// Who outside will hand out keys, and what its client needs to know.
+async fn ambient(
+    environment: &Environment<'_>,
+) -> Option<(&'static str, Vec<(AmazonS3ConfigKey, String)>)> {
+    let told = |key: &AmazonS3ConfigKey| environment.text(&key.as_ref().to_ascii_uppercase());
+    let mut settings: Vec<_> =
+        AMBIENT.into_iter().filter_map(|key| Some((key, told(&key)?))).collect();
+    let has = |wanted: &[AmazonS3ConfigKey]| {
+        wanted.iter().all(|wanted| settings.iter().any(|(key, _)| key == wanted))
+    };
+    if has(&[AmazonS3ConfigKey::WebIdentityTokenFile, AmazonS3ConfigKey::RoleArn]) {
+        return Some(("web identity", settings));
     }
-    if variable("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI").is_some()
-        || variable("AWS_CONTAINER_CREDENTIALS_FULL_URI").is_some()
-    {
-        return Some("the container's credential service");
+    let full = [
+        AmazonS3ConfigKey::ContainerCredentialsFullUri,
+        AmazonS3ConfigKey::ContainerAuthorizationTokenFile,
+    ];
+    if has(&[AmazonS3ConfigKey::ContainerCredentialsRelativeUri]) || has(&full) {
+        return Some(("the container's credential service", settings));
     }
-    if variable("AWS_EC2_METADATA_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"))
-    {
+    let disabled = environment.text("AWS_EC2_METADATA_DISABLED");
+    if disabled.is_some_and(|value| value.eq_ignore_ascii_case("true")) {
         return None;
     }
-    let connect = tokio::net::TcpStream::connect(("169.254.169.254", 80));
+    let endpoint = environment.text("AWS_EC2_METADATA_SERVICE_ENDPOINT");
+    let endpoint = endpoint.unwrap_or_else(|| METADATA_ENDPOINT.to_owned());
+    let endpoint = endpoint.trim_end_matches('/');
+    let url = Url::parse(endpoint).ok()?;
+    let address = (url.host_str()?.trim_matches(['[', ']']), url.port_or_known_default()?);
+    let connect = tokio::net::TcpStream::connect(address);
     let reached = tokio::time::timeout(METADATA_TIMEOUT, connect).await;
-    reached.is_ok_and(|connected| connected.is_ok()).then_some("the instance's metadata service")
+    settings.push((AmazonS3ConfigKey::MetadataEndpoint, endpoint.to_owned()));
+    let answers = reached.is_ok_and(|connected| connected.is_ok());
+    answers.then_some(("the instance's metadata service", settings))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn s3cmd_files() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(
-            file.path(),
-            "[default]\naccess_key = id\nsecret_key = se\\cret\nhost_base = object.example\nuse_https = False\n",
-        )
-        .unwrap();
-        let found = s3cfg(file.path(), true).unwrap();
-        let keys = found.keys.unwrap();
-        assert_eq!((keys.id.as_str(), keys.secret.as_str()), ("id", "se\\cret"));
-        assert_eq!(found.endpoint.as_deref(), Some("http://object.example"));
-        assert!(!format!("{keys:?}").contains("cret"));
-        assert!(s3cfg(Path::new("/nonexistent/s3cfg"), true).is_err());
-        assert!(s3cfg(Path::new("/nonexistent/s3cfg"), false).unwrap().keys.is_none());
-    }
-
-    #[test]
-    fn endpoints() {
-        assert_eq!(parse_endpoint("host:9000", "x").unwrap().as_str(), "https://host:9000/");
-        assert_eq!(parse_endpoint("http://host", "x").unwrap().as_str(), "http://host/");
-        assert!(parse_endpoint("://", "x").is_err());
-    }
-}
+mod tests;

@@ -70,7 +70,7 @@ impl Signed {
                 let source = &resolved.source;
                 tracing::info!(location = name, credentials = source, "credentials found");
                 let store = s3(bucket, &resolved, options, &name)?.build().map_err(failed)?;
-                (Arc::new(store), resolved.keys.is_none() && !resolved.ambient)
+                (Arc::new(store), resolved.keys.is_none() && resolved.ambient.is_none())
             }
             StoreKind::Gcs => {
                 let builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket);
@@ -162,7 +162,7 @@ fn client_options(options: &RemoteOptions, name: &str) -> Result<ClientOptions, 
     // A part of an upload may take long on a slow link; what must not happen is that nothing moves.
     let mut client = ClientOptions::new()
         .with_timeout_disabled()
-        .with_read_timeout(options.stall_timeout * 4)
+        .with_read_timeout(options.stall_timeout.saturating_mul(4))
         .with_allow_http(true)
         // A bare container has none, and speaks plain HTTP all the same.
         .with_no_system_certificates(options.ca_bundle.is_none() && !has_system_certificates());
@@ -186,39 +186,43 @@ fn s3(
     options: &RemoteOptions,
     name: &str,
 ) -> Result<AmazonS3Builder, IoError> {
-    let mut builder =
-        if resolved.ambient { AmazonS3Builder::from_env() } else { AmazonS3Builder::new() };
-    builder = builder
+    let mut builder = AmazonS3Builder::new()
         .with_bucket_name(bucket)
         .with_region(&resolved.region)
         .with_client_options(client_options(options, name)?)
         .with_retry(retry())
         // TLS and the store's own checks protect the body; hashing every part again would halve the upload.
         .with_unsigned_payload(true);
-    match &resolved.keys {
-        Some(keys) => {
+    match (&resolved.keys, &resolved.ambient) {
+        (Some(keys), _) => {
             builder = builder.with_access_key_id(&keys.id).with_secret_access_key(&keys.secret);
             if let Some(token) = &keys.token {
                 builder = builder.with_token(token);
             }
         }
-        None if !resolved.ambient => {
+        (None, Some(settings)) => {
+            for (key, value) in settings {
+                builder = builder.with_config(*key, value);
+            }
+        }
+        (None, None) => {
             builder = builder
                 .with_access_key_id("none")
                 .with_secret_access_key("none")
                 .with_skip_signature(true);
         }
-        None => {}
     }
     let host = resolved.endpoint.as_ref().map(|url| url.host_str().unwrap_or_default().to_owned());
     let virtual_host = match options.s3.addressing {
         Addressing::Path => false,
         Addressing::Virtual => true,
-        Addressing::Auto => host.as_ref().is_none_or(|host| {
-            VIRTUAL_ONLY
+        Addressing::Auto => match &host {
+            Some(host) => VIRTUAL_ONLY
                 .iter()
-                .any(|domain| host == domain || host.ends_with(&format!(".{domain}")))
-        }),
+                .any(|domain| host == domain || host.ends_with(&format!(".{domain}"))),
+            // The certificate of AWS covers one label.
+            None => !bucket.contains('.'),
+        },
     };
     if let Some(endpoint) = &resolved.endpoint {
         let mut endpoint = endpoint.clone();
@@ -232,4 +236,54 @@ fn s3(
         builder = builder.with_endpoint(endpoint.as_str().trim_end_matches('/'));
     }
     Ok(builder.with_virtual_hosted_style_request(virtual_host))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::credentials::Keys;
+    use super::super::options::S3Options;
+    use super::super::runtime::block_on;
+    use super::*;
+
+    /// Where a request for a key in `bucket` goes.
+    #[track_caller]
+    fn check(endpoint: Option<&str>, addressing: Addressing, bucket: &str, expect: &str) {
+        let keys = Keys { id: "id".to_owned(), secret: "secret".to_owned(), token: None };
+        let resolved = Resolved {
+            keys: Some(keys),
+            ambient: None,
+            source: "a test",
+            endpoint: endpoint.map(|endpoint| credentials::parse_endpoint(endpoint, "").unwrap()),
+            region: "eu-west-1".to_owned(),
+        };
+        let s3_options = S3Options { addressing, ..S3Options::default() };
+        let options = RemoteOptions { s3: s3_options, ..RemoteOptions::default() };
+        let store = s3(bucket, &resolved, &options, "").unwrap().build().unwrap();
+        let key = Path::parse("a b/c+d.tensors").unwrap();
+        let mut url = block_on(store.signed_url(Method::GET, &key, SIGNED_FOR)).unwrap();
+        assert!(url.query().is_some_and(|query| query.contains("X-Amz-Signature=")));
+        url.set_query(None);
+        assert_eq!(url.as_str(), format!("{expect}/a%20b/c%2Bd.tensors"));
+    }
+
+    #[test]
+    fn buckets_stand_in_the_host_or_in_the_path() {
+        let (auto, path, host) = (Addressing::Auto, Addressing::Path, Addressing::Virtual);
+        check(None, auto, "b", "https://b.s3.eu-west-1.amazonaws.com");
+        check(None, auto, "b.c", "https://s3.eu-west-1.amazonaws.com/b.c");
+        check(None, path, "b", "https://s3.eu-west-1.amazonaws.com/b");
+        check(None, host, "b.c", "https://b.c.s3.eu-west-1.amazonaws.com");
+        check(Some("http://localhost:9000"), auto, "b", "http://localhost:9000/b");
+        check(Some("minio.example/"), auto, "b", "https://minio.example/b");
+        check(Some("https://minio.example"), host, "b", "https://b.minio.example");
+        for domain in ["cwobject.com", "cwlota.com"] {
+            let expect = format!("https://b.{domain}");
+            check(Some(domain), auto, "b", &expect);
+            check(Some(&format!("https://{domain}/")), auto, "b", &expect);
+            check(Some(&format!("lga.{domain}")), auto, "b", &format!("https://b.lga.{domain}"));
+        }
+        check(Some("http://cwlota.com"), auto, "b", "http://b.cwlota.com");
+        check(Some("notcwlota.com"), auto, "b", "https://notcwlota.com/b");
+        check(Some("object.ord1.coreweave.com"), auto, "b", "https://object.ord1.coreweave.com/b");
+    }
 }

@@ -48,9 +48,11 @@ impl RemoteLocation {
         let unsupported = |why| {
             // Whatever a malformed URI holds after a `?` or before an `@` may be a secret.
             let shown = text.split(['?', '#']).next().unwrap_or_default();
-            let shown = shown
-                .rsplit_once('@')
-                .map_or(shown.to_owned(), |(_, host)| format!("{scheme}://{host}"));
+            let shown = match shown.rsplit_once('@') {
+                Some((_, host)) => format!("{scheme}://{host}"),
+                None if shown.matches(':').count() > 1 => format!("{scheme}://"),
+                None => shown.to_owned(),
+            };
             IoError::Unsupported { location: shown, why }
         };
         let store = match scheme.to_ascii_lowercase().as_str() {
@@ -66,6 +68,10 @@ impl RemoteLocation {
         };
         let rest = text.split_once("://").map_or("", |(_, rest)| rest);
         match rest.split_once('/') {
+            // Some tools take keys there; ours would print them with every message.
+            Some((bucket, _)) if bucket.contains(['@', ':']) => {
+                Err(unsupported("credentials cannot be part of the URI"))
+            }
             Some((bucket, key)) if !bucket.is_empty() && !key.is_empty() && !key.ends_with('/') => {
                 let (bucket, key) = (bucket.to_owned(), key.to_owned());
                 Ok(Self { kind: RemoteKind::Object { store, bucket, key }, name: text.to_owned() })
@@ -116,5 +122,9 @@ mod tests {
         check("s3:///key", None);
         check("ftp://user:secret@host/x?secret", None);
         check("http://user:secret@/?secret", None);
+        check("s3://id:secret@bucket/key", None);
+        check("s3://id:secret/key", None);
+        check("http://name:secret", None);
+        check("s3://bucket/a@b:c", Some("s3://bucket/a@b:c"));
     }
 }
