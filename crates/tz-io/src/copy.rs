@@ -17,7 +17,7 @@ use crate::plan::{Fetch, LoadPlan, PartKind, PlanOptions, Selection};
 use crate::remote::MultipartOutput;
 use crate::source::RangeRead;
 use crate::workers;
-use crate::writer::{LocalOutput, Output, WriteOptions, is_regular, warn_of_unfinished};
+use crate::writer::{LocalOutput, Output, WriteOptions, is_regular};
 
 /// Bytes copied at a time where the file is not cut by tensors.
 const PIECE: u64 = 8 << 20;
@@ -44,28 +44,27 @@ pub fn copy(
 ) -> Result<CopyReport, IoError> {
     let opened = source.open(&options.remote)?;
     let name = destination.to_string();
+    let limit = options.memory_limit.unwrap_or_else(crate::default_staging_bytes);
     let Some(len) = opened.len() else {
         return stream_out(&*opened, None, destination, &name, options);
     };
     match destination {
         Location::File(path) if is_regular(path) => {
             let output = LocalOutput::create(path, &name, len)?;
-            let checked = pieces(opened, len, &output, options)?;
+            let checked = pieces(opened, len, &output, limit, options)?;
             output.finish(options.fsync, options.create_only)?;
             Ok(CopyReport { bytes: len, tensors_checked: checked })
         }
         Location::Remote(location) => {
-            warn_of_unfinished(location, options);
-            let limit = options.memory_limit.unwrap_or_else(crate::default_staging_bytes);
-            let memory = limit - limit / 4;
+            // Pieces take a quarter of the memory, parts on their way the rest.
             let output = MultipartOutput::create(
                 location,
                 &options.remote,
                 len,
-                memory,
+                limit - limit / 4,
                 options.create_only,
             )?;
-            let checked = pieces(opened, len, &output, options)?;
+            let checked = pieces(opened, len, &output, limit / 4, options)?;
             output.finish()?;
             Ok(CopyReport { bytes: len, tensors_checked: checked })
         }
@@ -122,16 +121,17 @@ fn cut(range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
     })
 }
 
-/// Copies in parallel: tensors first, by a plan that tiles them, then what stands around them. Gives the number of
-/// tensors checked.
+/// Copies in parallel: tensors first, by a plan that tiles them, then what stands around them. Every
+/// thread holds one piece, and all of them `memory` bytes. Gives the number of tensors checked.
 fn pieces(
     source: Box<dyn RangeRead>,
     len: u64,
     output: &dyn Output,
+    memory: u64,
     options: &WriteOptions,
 ) -> Result<usize, IoError> {
     let read = crate::ReadOptions { readers: options.workers, ..crate::ReadOptions::default() };
-    let (source, file) = match TensorFile::try_from_source(source, &Limits::default()) {
+    let (source, file) = match TensorFile::try_from_source(source, &Limits::default())? {
         Ok(file) => (None, Some(file)),
         Err(source) => (Some(source), None),
     };
@@ -152,8 +152,10 @@ fn pieces(
         (None, Some(file)) => file.source(),
         (None, None) => return Ok(0),
     };
-    let threads = read.readers_for(reader, plan.fetches.len() + around.len());
     let total = plan.fetches.len() + around.len();
+    let longest = (plan.longest_fetch() as u64).max(PIECE.min(len)).max(1);
+    let fitting = usize::try_from(memory / longest).unwrap_or(usize::MAX).max(1);
+    let threads = read.readers_for(reader, total).min(fitting);
     workers::for_each(total, threads, &options.cancel, Vec::new, |buffer: &mut Vec<u8>, i| {
         let fetch = plan.fetches.get(i);
         let range = match fetch {

@@ -4,7 +4,7 @@ use std::io::IoSliceMut;
 use std::sync::OnceLock;
 
 use tz_crypto::{CryptoError, FileOpener, TensorOpener};
-use tz_format::{Front, Limits, Profile, TensorEntry, TensorHeader};
+use tz_format::{FormatError, Front, Limits, Profile, TensorEntry, TensorHeader, frozen};
 
 use crate::buffer::BufferPool;
 use crate::check::HeaderFacts;
@@ -92,14 +92,25 @@ impl TensorFile {
         Ok(file)
     }
 
-    /// Opens a file that may be something else; gives the source back where it is.
+    /// Opens a file that may be something else; gives the source back where it is, or where only a newer reader
+    /// knows what it is.
+    ///
+    /// # Errors
+    /// What the source gives, and [`IoError::Format`] where a `.tensors` file is damaged.
     pub(crate) fn try_from_source(
         source: Box<dyn RangeRead>,
         limits: &Limits,
-    ) -> Result<Self, Box<dyn RangeRead>> {
+    ) -> Result<Result<Self, Box<dyn RangeRead>>, IoError> {
+        let holds_magic = source.len().is_none_or(|len| len >= frozen::MAGIC.len() as u64);
         match front::read(&*source, limits) {
-            Ok((front, _)) => Ok(Self { source, front, unlocked: None }),
-            Err(_) => Err(source),
+            Ok((front, _)) => Ok(Ok(Self { source, front, unlocked: None })),
+            Err(error @ IoError::Format { source: FormatError::Malformed(_), .. })
+                if holds_magic =>
+            {
+                Err(error)
+            }
+            Err(IoError::Format { .. }) => Ok(Err(source)),
+            Err(error) => Err(error),
         }
     }
 

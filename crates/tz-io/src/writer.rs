@@ -20,7 +20,7 @@ use tz_format::{CipherPlan, Extension, HashKind, Layout, LayoutOptions, TensorSp
 use crate::error::IoError;
 use crate::location::Location;
 use crate::options::{Cancel, Progress, available_cores};
-use crate::remote::{MultipartOutput, RemoteLocation, RemoteOptions, unfinished_uploads};
+use crate::remote::{MultipartOutput, RemoteLocation, RemoteOptions};
 use crate::stats::WriteStats;
 use output::StreamOutput;
 pub(crate) use output::{LocalOutput, Output};
@@ -221,7 +221,6 @@ fn to_object(
     name: &str,
     options: &WriteOptions,
 ) -> Result<WriteStats, IoError> {
-    warn_of_unfinished(location, options);
     let limit = options.memory_limit.unwrap_or_else(crate::default_staging_bytes);
     let memory = limit - limit / 4;
     let output = MultipartOutput::create(
@@ -237,14 +236,6 @@ fn to_object(
     output.finish()?;
     stats.sync = start.elapsed();
     Ok(stats)
-}
-
-/// What a killed writer leaves is invisible but costs money; only a person knows whether another writer is at work.
-pub(crate) fn warn_of_unfinished(location: &RemoteLocation, options: &WriteOptions) {
-    // Listing may be forbidden or unknown to the store: no reason not to write.
-    for upload in unfinished_uploads(location, &options.remote, false).unwrap_or_default() {
-        tracing::warn!(%location, upload, "an earlier upload of this object was never finished");
-    }
 }
 
 /// A stream cannot be patched, so the source is read twice: once for the hashes, once for the data.

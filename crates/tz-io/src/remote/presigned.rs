@@ -3,6 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use object_store::multipart::PartId;
@@ -43,7 +44,9 @@ pub(crate) async fn complete_if_absent(
     body.push_str("</CompleteMultipartUpload>");
     let request = http_client(options, name)?.post(url).headers(headers).body(body);
     // Whether a request whose answer was lost took effect cannot be told, and the next one would be refused.
-    let (status, text) = send(request, options, Failure::permanent, name, COMPLETING).await?;
+    // And the store may take its time to put an object together.
+    let patience = (options, options.stall_timeout.saturating_mul(4));
+    let (status, text) = send(request, patience, Failure::permanent, name, COMPLETING).await?;
     match status {
         StatusCode::PRECONDITION_FAILED | StatusCode::CONFLICT => Err(exists(name)),
         // The store may keep the connection alive and answer 200 before it knows.
@@ -80,6 +83,18 @@ pub fn unfinished_uploads(
     })
 }
 
+/// Names uploads of the object that were never finished. What a killed writer leaves is invisible but costs money;
+/// only a person knows whether another writer is at work.
+pub(crate) async fn warn_of_unfinished(signed: &Signed, key: &str, options: &RemoteOptions) {
+    // Listing may be forbidden or unknown to the store: no reason not to write, nor to wait long.
+    let once = RemoteOptions { retries: 0, ..options.clone() };
+    let listing = list_uploads(signed, key, &once).await.unwrap_or_default();
+    for upload in upload_ids(&listing, key) {
+        let location = signed.name();
+        tracing::warn!(location, upload, "an earlier upload of this object was never finished");
+    }
+}
+
 /// `ListMultipartUploads` of the uploads whose key begins with `key`. One page holds 1,000, and keys sort before the
 /// keys that they begin.
 async fn list_uploads(
@@ -91,21 +106,23 @@ async fn list_uploads(
     let sign = SignedUrlOptions::new().with_query([("uploads", ""), ("prefix", key)]);
     let url = signed.store.signed_url_opts(Method::GET, &Path::default(), SIGNED_FOR, &sign).await;
     let request = http_client(options, name)?.get(url.map_err(failed(name, LISTING))?);
-    let (status, text) = send(request, options, Failure::transient, name, LISTING).await?;
+    let patience = (options, options.stall_timeout);
+    let (status, text) = send(request, patience, Failure::transient, name, LISTING).await?;
     if status.is_success() { Ok(text) } else { Err(refused(status, &text, name, LISTING)) }
 }
 
-/// Sends `request` until the server is not too busy for it; `broken` says what a lost answer means.
+/// What to do about a request of which nothing is known but that it was not answered.
+type Unanswered = fn(String) -> Failure;
+
+/// Sends `request` until the server is not too busy for it, with so much patience for each try.
 async fn send(
     request: reqwest::RequestBuilder,
-    options: &RemoteOptions,
-    broken: fn(String) -> Failure,
+    (options, patience): (&RemoteOptions, Duration),
+    broken: Unanswered,
     name: &str,
     doing: &'static str,
 ) -> Result<(StatusCode, String), IoError> {
     let mut retries = Retries::new(options.retries, options.deadline, Arc::default());
-    // The store may take its time to put an object together.
-    let patience = options.stall_timeout.saturating_mul(4);
     loop {
         let tried = async {
             let request = request.try_clone();

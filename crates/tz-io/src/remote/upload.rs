@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use super::object::{Signed, failed, reason};
 use super::options::RemoteOptions;
-use super::presigned::complete_if_absent;
+use super::presigned::{complete_if_absent, warn_of_unfinished};
 use super::runtime::{block_on, runtime};
 use super::target::{RemoteKind, RemoteLocation, StoreKind};
 use crate::error::IoError;
@@ -112,7 +112,7 @@ impl MultipartOutput {
         create_only: bool,
     ) -> Result<Self, IoError> {
         let name = location.to_string();
-        let RemoteKind::Object { store, .. } = &location.kind else {
+        let RemoteKind::Object { store, key, .. } = &location.kind else {
             let why = "HTTP servers can be read from, not written to";
             return Err(IoError::Unsupported { location: name, why });
         };
@@ -134,6 +134,9 @@ impl MultipartOutput {
             let id = if one_part {
                 None
             } else {
+                if is_s3 {
+                    warn_of_unfinished(&signed, key, options).await;
+                }
                 let id = signed.store.create_multipart(&signed.path).await;
                 Some(id.map_err(failed(&name, "start an upload to"))?)
             };
