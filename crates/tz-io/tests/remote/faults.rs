@@ -123,7 +123,22 @@ fn a_reset_connection_is_tried_again() {
 fn a_short_body_is_tried_again() {
     survives(Fault::Truncate { after: 1000 });
     survives(Fault::Truncate { after: 0 });
-    fails(Fault::Truncate { after: 0 }, ErrorKind::Other, "read");
+    fails(Fault::Truncate { after: 0 }, ErrorKind::Other, "read: ");
+    fails(Fault::Truncate { after: 1000 }, ErrorKind::Other, "read: ");
+}
+
+#[test]
+fn a_link_that_breaks_often_but_moves_is_not_given_up() {
+    // Two retries without progress are allowed; every one of these brings a good part of a range.
+    let bytes = file(&[3 << 20]);
+    let server = Server::new(Objects::default().with("/model.tensors", Object::new(bytes.clone())));
+    server.fault(LATER, Fault::Truncate { after: 300_000 });
+    let mut options = options();
+    options.retries = 2;
+    let remote = open(&server.url("/model.tensors"), &options).expect("valid");
+    let loaded = load(&remote, &Selection::all(), &readers(1)).expect("it moves");
+    assert_eq!(loaded, contents(&bytes));
+    assert_eq!(remote.source().counters().retries, 8);
 }
 
 #[test]

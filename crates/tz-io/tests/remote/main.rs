@@ -1,9 +1,17 @@
 //! Remote reads, uploads and copies against servers on 127.0.0.1.
 
+mod child;
 mod model;
 mod server;
 
 mod changed;
+mod concurrency;
+mod credentials;
+mod edges;
 mod faults;
+mod memory;
 mod one_percent;
+mod proxies;
 mod requests;
+mod secrets;
+mod tls;

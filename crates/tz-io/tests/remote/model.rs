@@ -1,23 +1,54 @@
 //! What the servers serve and how the tests read it. Owns the model of the remote tests and its options.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::io;
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tz_format::{Element, TensorSpec};
-use tz_io::testing::PaintedTensors;
+use tz_io::testing::paint;
 use tz_io::{
     BufferPool, IoError, Location, OpenOptions, Piece, ReadOptions, RemoteOptions, Selection,
-    TensorFile, WriteOptions, write,
+    TensorFile, TensorSource, WriteOptions, write,
 };
 
 use crate::server::Server;
 use crate::server::s3::{ACCESS_KEY_ID, BUCKET, SECRET_ACCESS_KEY};
 
+/// Painted bytes repeat after this many.
+pub(crate) const PERIOD: usize = 251;
+
+/// The first bytes of painted tensor 0, for whoever needs many of them: whole periods, longer than any piece.
+pub(crate) fn pattern() -> Bytes {
+    static PATTERN: OnceLock<Bytes> = OnceLock::new();
+    let paint = || Bytes::from(paint(0, (10 << 20) / PERIOD as u64 * PERIOD as u64));
+    PATTERN.get_or_init(paint).clone()
+}
+
+/// Painted tensors that are copied rather than computed: tests write many of them.
+pub(crate) struct Tensors {
+    specs: Vec<TensorSpec>,
+    pattern: Bytes,
+}
+
+impl TensorSource for Tensors {
+    fn specs(&self) -> &[TensorSpec] {
+        &self.specs
+    }
+
+    fn read_at(&self, index: usize, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        let offset = usize::try_from(offset).expect("small");
+        let at = (index * 17 + offset) % PERIOD;
+        buf.copy_from_slice(&self.pattern[at..at + buf.len()]);
+        Ok(())
+    }
+}
+
 /// Tensors `t0`, `t1`, … of these lengths.
-pub(crate) fn tensors(lens: &[u64]) -> PaintedTensors {
+pub(crate) fn tensors(lens: &[u64]) -> Tensors {
     let spec = |(i, &len)| TensorSpec::new(format!("t{i}"), Element::Uint8, vec![len]);
-    PaintedTensors::new(lens.iter().enumerate().map(spec).collect())
+    Tensors { specs: lens.iter().enumerate().map(spec).collect(), pattern: pattern() }
 }
 
 /// The bytes of a file of such tensors.

@@ -6,6 +6,7 @@ pub(crate) mod objects;
 pub(crate) mod proxy;
 pub(crate) mod s3;
 pub(crate) mod socket;
+pub(crate) mod tls;
 
 use std::future::Future;
 use std::io;
@@ -74,7 +75,22 @@ struct Shared {
     log: Mutex<Vec<Record>>,
     in_flight: Arc<AtomicUsize>,
     most_in_flight: AtomicUsize,
-    meeting: Mutex<Option<Arc<Barrier>>>,
+    connections: AtomicUsize,
+    meeting: Mutex<Option<Meeting>>,
+}
+
+/// Requests that are answered once all of them have come.
+struct Meeting {
+    barrier: Arc<Barrier>,
+    to_come: usize,
+}
+
+impl Meeting {
+    /// The place to wait at, for those who are to come.
+    fn join(&mut self) -> Option<Arc<Barrier>> {
+        self.to_come = self.to_come.checked_sub(1)?;
+        Some(Arc::clone(&self.barrier))
+    }
 }
 
 /// Serves a site until it is dropped.
@@ -117,6 +133,7 @@ impl Server {
             log: Mutex::default(),
             in_flight: Arc::default(),
             most_in_flight: AtomicUsize::new(0),
+            connections: AtomicUsize::new(0),
             meeting: Mutex::default(),
         });
         let listener = runtime().block_on(TcpListener::bind("127.0.0.1:0")).expect("a free port");
@@ -155,9 +172,10 @@ impl Server {
         self.shared.rules.lock().expect("no panic").clear();
     }
 
-    /// Answers requests in groups of this size only: fewer in flight wait for more.
+    /// Lets the next so many requests wait for each other.
     pub(crate) fn meet(&self, size: usize) {
-        *self.shared.meeting.lock().expect("no panic") = Some(Arc::new(Barrier::new(size)));
+        let meeting = Meeting { barrier: Arc::new(Barrier::new(size)), to_come: size };
+        *self.shared.meeting.lock().expect("no panic") = Some(meeting);
     }
 
     /// Every request so far.
@@ -168,6 +186,11 @@ impl Server {
     /// How many requests there were so far.
     pub(crate) fn requests(&self) -> usize {
         self.shared.log.lock().expect("no panic").len()
+    }
+
+    /// How many connections there were so far.
+    pub(crate) fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::SeqCst)
     }
 
     /// Ranges asked for, from request `from` on, ascending.
@@ -186,6 +209,7 @@ impl Server {
 async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Shared>) {
     while let Ok((stream, _)) = listener.accept().await {
         let (shared, tls) = (Arc::clone(&shared), tls.clone());
+        shared.connections.fetch_add(1, Ordering::SeqCst);
         tokio::spawn(async move {
             stream.set_nodelay(true).expect("a socket");
             let reset = ResetSwitch::default();
@@ -223,9 +247,9 @@ impl Shared {
         let counted = Counted::new(Arc::clone(&self.in_flight));
         self.most_in_flight.fetch_max(counted.now, Ordering::SeqCst);
         let record = self.note(&request);
-        let meeting = self.meeting.lock().expect("no panic").clone();
-        if let Some(meeting) = meeting {
-            meeting.wait().await;
+        let meeting = self.meeting.lock().expect("no panic").as_mut().and_then(Meeting::join);
+        if let Some(barrier) = meeting {
+            barrier.wait().await;
         }
         let fault = {
             let rules = self.rules.lock().expect("no panic");

@@ -212,4 +212,8 @@ impl Body for Tail {
         }
         polled
     }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
 }

@@ -2,12 +2,13 @@
 
 use std::net::SocketAddr;
 
-use http::{Method, Request};
+use http::{Method, Request, Response};
+use http_body_util::Empty;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::fault::plain;
+use super::fault::{adopt, plain};
 use super::{ReplyFuture, Site};
 
 /// Answers for every host itself; where a tunnel is asked for, it leads to `target`, whatever the name.
@@ -30,6 +31,7 @@ impl<S: Site> Site for Proxy<S> {
             // Ends with whichever side ends.
             let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(upgraded), &mut stream).await;
         });
-        Box::pin(std::future::ready(plain(200, "")))
+        let opened = Response::new(adopt(Empty::new()));
+        Box::pin(std::future::ready(opened))
     }
 }
