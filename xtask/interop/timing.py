@@ -38,10 +38,14 @@ def load_safetensors(source):
 
 def load(arguments):
     tensorizer = reference.use(arguments.reference)
+    encryption = None
+    if arguments.keyfile:
+        encryption = tensorizer.DecryptionParams.from_key(arguments.keyfile.read_bytes())
     start = time.perf_counter()
     file = tensorizer.TensorDeserializer(
         arguments.source,
         device="cpu",
+        encryption=encryption,
         num_readers=arguments.readers,
         verify_hash=arguments.verify,
     )
@@ -81,6 +85,7 @@ def main():
     reference.add_argument(job)
     job.add_argument("--readers", type=int, help="default: the reference chooses")
     job.add_argument("--verify", action="store_true")
+    job.add_argument("--keyfile", type=Path, help="of an encrypted file")
     job.add_argument("source")
     job.set_defaults(run=load)
     job = jobs.add_parser("save")

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Subcommand;
 
+mod crypto;
 mod limits;
 mod local;
 mod raw;
@@ -27,6 +28,8 @@ pub(crate) struct Args {
 enum Kind {
     /// Load and save on this machine's disk or memory, warm
     Local(local::Args),
+    /// Load the same model plain, sealed and encrypted as the reference does it
+    Crypto(crypto::Args),
     /// Load from nginx and from an S3 server on this machine, and upload to the latter
     Remote(remote::Args),
     /// Memory limits and killed uploads over a network, with one large tensor
@@ -48,6 +51,7 @@ struct Common {
 pub(crate) fn run(args: &Args) -> Result<()> {
     match &args.kind {
         Kind::Local(args) => local::run(args),
+        Kind::Crypto(args) => crypto::run(args),
         Kind::Remote(args) => remote::run(args),
         Kind::Limits(args) => limits::run(args),
     }

@@ -21,7 +21,7 @@ use crate::report::{mebibytes, parse_size};
 use crate::{sys, workspace};
 
 /// The reference that we are measured against.
-const REFERENCE: &str = "2.12.1";
+pub(super) const REFERENCE: &str = "2.12.1";
 
 const MEMORY_LIMIT: &str = "256MiB";
 /// What `serialize` may take beyond its limit: the program itself, stacks, the tensor table.
@@ -55,7 +55,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let python = Python::ready()?;
     let product = Product::build()?;
     let load_before = load_average();
-    let parent = parent(args)?;
+    let parent = parent(args.dir.as_deref(), args.size)?;
     let folder = tempfile::Builder::new().prefix("tz-bench-").tempdir_in(&parent)?;
     let files = Files::make(&product, folder.path(), args.size)?;
 
@@ -63,21 +63,32 @@ pub(super) fn run(args: &Args) -> Result<()> {
     contenders.extend(saves(&product, &python, &files));
     let series = alternate(&contenders, args.common.rounds)?;
     let targets = targets(&series)?;
+    publish(&args.common, &parent, load_before, files.bytes, &series, &targets)
+}
+
+/// Prints the figures, and saves them where that was asked for.
+pub(super) fn publish(
+    common: &Common,
+    parent: &Path,
+    load_before: f64,
+    bytes: u64,
+    series: &[Series],
+    targets: &[Target],
+) -> Result<()> {
     println!(
         "{} of tensors in {}, {} rounds, medians; warm cache; fresh process every time",
-        mebibytes(files.bytes),
+        mebibytes(bytes),
         parent.display(),
-        args.common.rounds,
+        common.rounds,
     );
-    println!("{}\n{}", render(&series, files.bytes), render_targets(&targets));
+    println!("{}\n{}", render(series, bytes), render_targets(targets));
     if load_before > 1.0 {
         println!(
             "The machine was busy before it began (load {load_before}): do not quote this run."
         );
     }
-    if let Some(path) = &args.common.json {
-        let (bytes, series, targets) = (files.bytes, &*series, &*targets);
-        let report = Report { schema: 1, bytes, load_before, folder: &parent, series, targets };
+    if let Some(path) = &common.json {
+        let report = Report { schema: 1, bytes, load_before, folder: parent, series, targets };
         fs::write(path, serde_json::to_string_pretty(&report)?)
             .with_context(|| path.display().to_string())?;
     }
@@ -91,11 +102,11 @@ pub(super) fn load_average() -> f64 {
 }
 
 /// Memory-backed storage if there is room for checkpoint, file, copy and one load.
-fn parent(args: &Args) -> Result<PathBuf> {
+pub(super) fn parent(dir: Option<&Path>, size: u64) -> Result<PathBuf> {
     let shared_memory = Path::new("/dev/shm");
-    match &args.dir {
-        Some(dir) => Ok(dir.clone()),
-        None if sys::free_bytes(shared_memory).is_ok_and(|free| free / 4 > args.size) => {
+    match dir {
+        Some(dir) => Ok(dir.to_owned()),
+        None if sys::free_bytes(shared_memory).is_ok_and(|free| free / 4 > size) => {
             Ok(shared_memory.to_owned())
         }
         None => workspace::target(),
@@ -163,7 +174,7 @@ fn loads<'a>(product: &'a Product, python: &'a Python, files: &'a Files) -> Vec<
             }
             let name = format!("{prefix}{readers} readers");
             let arguments = joined(&arguments, &[&files.tensors]);
-            contenders.push(Contender::new(&name, move || timed(python, files, &arguments)));
+            contenders.push(Contender::new(&name, move || timed(python, files.bytes, &arguments)));
         }
     }
     for (name, options) in [
@@ -171,7 +182,7 @@ fn loads<'a>(product: &'a Product, python: &'a Python, files: &'a Files) -> Vec<
         ("safetensors, cloned", &["safetensors", "--clone"]),
     ] {
         let arguments = joined(options, &[&files.checkpoint]);
-        contenders.push(Contender::new(name, move || timed(python, files, &arguments)));
+        contenders.push(Contender::new(name, move || timed(python, files.bytes, &arguments)));
     }
     contenders
 }
@@ -199,13 +210,13 @@ fn saves<'a>(product: &'a Product, python: &'a Python, files: &'a Files) -> Vec<
         Contender::new(OURS_LIMITED, ours(&["--memory-limit", MEMORY_LIMIT])),
         Contender::new(THEIRS_SAVED, move || {
             remove(&files.saved)?;
-            timed(python, files, &arguments)
+            timed(python, files.bytes, &arguments)
         }),
     ]
 }
 
 /// One run of `timing.py`, which must have handled all bytes.
-fn timed(python: &Python, files: &Files, arguments: &[OsString]) -> Result<Sample> {
+pub(super) fn timed(python: &Python, bytes: u64, arguments: &[OsString]) -> Result<Sample> {
     #[derive(Deserialize)]
     struct Timing {
         seconds: f64,
@@ -217,8 +228,8 @@ fn timed(python: &Python, files: &Files, arguments: &[OsString]) -> Result<Sampl
         bail!("timing.py: {}", finished.stderr.trim());
     }
     let timing: Timing = serde_json::from_str(&finished.stdout).context("timing.py")?;
-    if timing.bytes != files.bytes {
-        bail!("handled {} bytes of {}", timing.bytes, files.bytes);
+    if timing.bytes != bytes {
+        bail!("handled {} bytes of {bytes}", timing.bytes);
     }
     Ok(Sample { seconds: timing.seconds, process_seconds, peak_bytes })
 }

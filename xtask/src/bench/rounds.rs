@@ -106,6 +106,12 @@ impl Target {
         Self { what: what.to_owned(), wanted, measured, met: measured >= bound }
     }
 
+    /// A ratio that must be at most this.
+    pub(super) fn at_most(what: &str, bound: f64, measured: f64) -> Self {
+        let wanted = format!("at most {bound}");
+        Self { what: what.to_owned(), wanted, measured, met: measured <= bound }
+    }
+
     /// A byte count that must be at most this, in MiB.
     pub(super) fn at_most_mebibytes(what: &str, bound: u64, measured: u64) -> Self {
         Self {
@@ -117,12 +123,12 @@ impl Target {
     }
 }
 
-/// The targets with PASS or FAIL.
+/// The targets with PASS or MISS.
 pub(super) fn render_targets(targets: &[Target]) -> Table {
     let mut table = table(&["", "target", "wanted", "measured"]);
     for target in targets {
         table.add_row([
-            if target.met { "PASS" } else { "FAIL" },
+            if target.met { "PASS" } else { "MISS" },
             &target.what,
             &target.wanted,
             &format!("{:.2}", target.measured),

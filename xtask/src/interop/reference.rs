@@ -23,13 +23,24 @@ pub(super) struct Reading {
     verified: bool,
     #[serde(default)]
     tensors: Vec<Tensor>,
-    error: Option<String>,
+    pub(super) error: Option<String>,
 }
 
 /// Reads files with this version, hash verification on, once with each number of readers.
 pub(super) fn read(python: &Python, version: &str, files: &[PathBuf]) -> Result<Vec<Reading>> {
+    read_with(python, version, files, &[])
+}
+
+/// As [`read`], with the secret that the files need as options of the script.
+pub(super) fn read_with(
+    python: &Python,
+    version: &str,
+    files: &[PathBuf],
+    secret: &[&str],
+) -> Result<Vec<Reading>> {
     let mut arguments = vec!["--reference", version];
     arguments.extend(READERS.iter().flat_map(|readers| ["--readers", *readers]));
+    arguments.extend(secret);
     let mut arguments: Vec<&OsStr> = arguments.into_iter().map(OsStr::new).collect();
     arguments.extend(files.iter().map(|file| file.as_os_str()));
     python.json("read.py", &arguments)

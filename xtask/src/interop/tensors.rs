@@ -1,6 +1,7 @@
 //! Tensors as both sides describe them, and how two descriptions are compared.
 
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 use anyhow::{Result, bail};
@@ -52,15 +53,21 @@ fn by_path(tensors: &[Tensor]) -> Result<BTreeMap<String, &Tensor>> {
 
 /// What `tz-cli` makes of a file: its table and the SHA-256 digests over contents, joined.
 pub(crate) fn seen_by_us(product: &Product, file: &Path) -> Result<Vec<Tensor>> {
+    seen_by_us_with(product, file, &[])
+}
+
+/// The same of a file that needs a secret, given as options.
+pub(crate) fn seen_by_us_with(
+    product: &Product,
+    file: &Path,
+    secret: &[OsString],
+) -> Result<Vec<Tensor>> {
     let file = file.as_os_str();
     let table: Inspection = product.json(&["inspect".as_ref(), file, "--json".as_ref()])?;
-    let sums: Checksums = product.json(&[
-        "checksum".as_ref(),
-        file,
-        "--algorithm".as_ref(),
-        "sha256".as_ref(),
-        "--json".as_ref(),
-    ])?;
+    let mut arguments = vec!["checksum".as_ref(), file];
+    arguments.extend(["--algorithm", "sha256", "--json"].map(OsStr::new));
+    arguments.extend(secret.iter().map(OsString::as_os_str));
+    let sums: Checksums = product.json(&arguments)?;
     if sums.tensors.len() != table.tensors.len() {
         bail!("inspect lists {} tensors, checksum {}", table.tensors.len(), sums.tensors.len());
     }
