@@ -79,7 +79,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let s3 = S3::start_garage(folder.path())?;
     let bench = Bench::make(&product, &python, &s3, folder.path(), args.size)?;
 
-    let signed: String = bench.python.json("remote.py", &["signed-read", BUCKET, OBJECT])?;
+    let signed: String = bench.python.json("bucket.py", &["signed-read", BUCKET, OBJECT])?;
     let (http, s3_uri) = (nginx.url(OBJECT), bench.object.clone());
     let mut contenders = bench.downloads(SERVERS[0], &http, &http);
     contenders.extend(bench.downloads(SERVERS[1], &s3_uri, &signed));
@@ -179,7 +179,7 @@ impl Bench {
             Contender::new("upload: plain multipart", || {
                 let parts = self.file_bytes.div_ceil(PART_BYTES).to_string();
                 let arguments = ["signed-upload", BUCKET, UPLOADED, "--parts", &parts];
-                let plan: Plan = self.python.json("remote.py", &arguments)?;
+                let plan: Plan = self.python.json("bucket.py", &arguments)?;
                 fs::write(&self.plan, serde_json::to_vec(&plan)?)?;
                 let mut command = this_program()?;
                 command.arg("raw-upload").arg(&self.tensors).arg(&self.plan);

@@ -40,9 +40,12 @@ impl Nginx {
                access_log off; sendfile on; tcp_nopush on; types {{ }}\n\
                client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;\n\
                uwsgi_temp_path uwsgi; scgi_temp_path scgi;\n\
-               server {{ listen 127.0.0.1:{port}; root \"{}\"; }}\n\
+               server {{\n\
+                 listen 127.0.0.1:{port}; root \"{root}\";\n\
+                 location /slowly/ {{ alias \"{root}/\"; limit_rate 8m; }}\n\
+               }}\n\
              }}\n",
-            root.display(),
+            root = root.display(),
         );
         fs::write(folder.path().join("nginx.conf"), configuration)?;
         let log = folder.path().join("log");
@@ -53,6 +56,12 @@ impl Nginx {
     /// The URL of a file in the served folder.
     pub(crate) fn url(&self, name: &str) -> String {
         format!("http://{}/{name}", self.running.address)
+    }
+
+    /// The same at 8 MiB/s for each connection: for work that must still be under way when it is
+    /// interrupted.
+    pub(crate) fn slow_url(&self, name: &str) -> String {
+        self.url(&format!("slowly/{name}"))
     }
 }
 
