@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::env;
 use std::io::Write;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 use tz_io::{
@@ -93,11 +93,6 @@ impl Job {
         let report = out.lines().find_map(|line| Some(line.split_once(MARK)?.1.to_owned()));
         let report = report.unwrap_or_else(|| panic!("no report: {out} {log}"));
         Outcome { report, log }
-    }
-
-    /// Starts the job; the home lives as long as the child is held.
-    pub(crate) fn spawn(mut self) -> (Child, TempDir) {
-        (self.command.spawn().expect("a child"), self.home)
     }
 }
 

@@ -167,11 +167,6 @@ impl Server {
         self.fault(hit, fault);
     }
 
-    /// No faults from now on.
-    pub(crate) fn heal(&self) {
-        self.shared.rules.lock().expect("no panic").clear();
-    }
-
     /// Lets the next so many requests wait for each other.
     pub(crate) fn meet(&self, size: usize) {
         let meeting = Meeting { barrier: Arc::new(Barrier::new(size)), to_come: size };

@@ -1,6 +1,6 @@
 //! S3 as `s3s-fs` serves it, and the listing of uploads that it lacks. Owns [`S3`].
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use http::{Method, Request, Response};
@@ -66,10 +66,6 @@ impl S3 {
         let mut names: Vec<_> = names.filter(|name| is_leftover(name)).collect();
         names.sort();
         names
-    }
-
-    pub(crate) fn folder(&self) -> &Path {
-        self.folder.path()
     }
 }
 
