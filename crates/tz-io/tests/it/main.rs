@@ -12,3 +12,4 @@ mod io_pattern;
 mod round_trip;
 mod verify;
 mod write;
+mod write_contents;
