@@ -15,7 +15,7 @@ use super::reference::{all_equal, read, read_with};
 use super::tensors::{Tensor, same, seen_by_us_with};
 use super::{Bench, REFERENCES, lent};
 use crate::fixtures::{Expect, Fixture, Manifest};
-use crate::product::{self, Checksums};
+use crate::product::{self, Checksums, Inspection};
 use crate::report::Checks;
 use crate::workspace;
 
@@ -239,9 +239,21 @@ fn opens(
 fn refused_by_us(bench: &Bench<'_>, file: &Path, secret: &[OsString]) -> Result<()> {
     let folder = tempfile::tempdir_in(bench.folder)?;
     let output = folder.path().join("out");
+    // Safetensors lacks some complex dtypes, which `--to` says before it needs a key.
+    let table: Inspection =
+        bench.product.json(&["inspect".as_ref(), file.as_os_str(), "--json".as_ref()])?;
+    let (complex, others): (Vec<_>, Vec<_>) =
+        table.tensors.iter().partition(|tensor| tensor.dtype.starts_with("complex"));
+    let names = others
+        .iter()
+        .filter(|_| !complex.is_empty())
+        .filter_map(|tensor| tensor.path.first()?.as_str());
+    let filters: Vec<&OsStr> =
+        names.flat_map(|name| ["--filter".as_ref(), name.as_ref()]).collect();
+    let export = [&["--to".as_ref(), output.as_os_str()][..], &filters].concat();
     let jobs: [(&str, &[&OsStr]); 5] = [
         ("deserialize", &[]),
-        ("deserialize", &["--to".as_ref(), output.as_os_str()]),
+        ("deserialize", &export),
         ("decrypt", &[output.as_os_str()]),
         ("serialize", &[output.as_os_str()]),
         ("checksum", &[]),
