@@ -46,7 +46,7 @@ pub(crate) struct AccessArgs {
         help_heading = "Keys"
     )]
     pub(crate) passphrase_file: Option<PathBuf>,
-    /// Endpoint of S3, for example https://storage.example or http://127.0.0.1:9000
+    /// Endpoint of S3: host and port, with `http://` before them for a server without TLS
     #[arg(
         long,
         global = true,
@@ -119,9 +119,9 @@ pub(crate) struct AccessArgs {
 enum Style {
     /// Virtual hosts on AWS and CoreWeave, paths elsewhere
     Auto,
-    /// https://endpoint/bucket/key
+    /// In the path
     Path,
-    /// https://bucket.endpoint/key
+    /// In the host name
     Virtual,
 }
 
