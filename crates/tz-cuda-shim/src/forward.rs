@@ -1,4 +1,4 @@
-//! Defines the driver's functions under their own names. Owns the [`forward!`] macro.
+//! Defines the driver's functions under their own names. Owns the `forward!` macro.
 
 /// For each declaration: a symbol, and a C function that passes its call on to the driver's.
 macro_rules! forward {
