@@ -1,7 +1,7 @@
 //! Replaces the front of a file in place: what changing key slots needs. Owns [`replace_front`].
 //!
-//! The tensors are not touched. On disk the old front is kept beside the file, synced, until the new one is: a power
-//! cut leaves one of both whole, and the next call puts the old one back first. On S3 a new object is made of the new
+//! The tensors are not touched. On disk both fronts are kept beside the file, synced, until the new one is in place: a
+//! power cut may tear the front, and the next call puts the old one back. On S3 a new object is made of the new
 //! front and a server-side copy of the rest, and replaces the old one at once.
 
 use std::fs::{File, OpenOptions as FileOptions};
@@ -63,16 +63,26 @@ pub fn recover_front(location: &Location) -> Result<bool, IoError> {
     let Location::File(path) = location else { return Ok(false) };
     let name = location.to_string();
     let backup = backup_path(path);
-    let old = match std::fs::read(&backup) {
-        Ok(old) => old,
+    let fronts = match std::fs::read(&backup) {
+        Ok(fronts) => fronts,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(IoError::io(&name, "read the old front beside")(error)),
     };
-    let file = FileOptions::new().write(true).open(path);
+    let (old, new) = fronts.split_at(fronts.len() / 2);
+    let file = FileOptions::new().read(true).write(true).open(path);
     let file = file.map_err(IoError::io(&name, "open for writing"))?;
-    write(&file, &old, &name)?;
+    let mut found = vec![0; old.len()];
+    // A file that was replaced since begins otherwise, or is shorter: what stands beside it is not its front.
+    let torn = file.read_exact_at(&mut found, 0).is_ok()
+        && found
+            .iter()
+            .zip(old.iter().zip(new))
+            .all(|(found, (old, new))| found == old || found == new);
+    if torn {
+        write(&file, old, &name)?;
+    }
     remove(&backup, &name)?;
-    Ok(true)
+    Ok(torn)
 }
 
 fn on_disk(path: &Path, name: &str, old: &[u8], new: &[u8]) -> Result<(), IoError> {
@@ -88,6 +98,7 @@ fn on_disk(path: &Path, name: &str, old: &[u8], new: &[u8]) -> Result<(), IoErro
         let folder = folder(path);
         let mut temporary = tempfile::NamedTempFile::new_in(folder)?;
         io::Write::write_all(&mut temporary, old)?;
+        io::Write::write_all(&mut temporary, new)?;
         temporary.as_file().sync_all()?;
         temporary.persist(&backup).map_err(|error| error.error)?;
         File::open(folder)?.sync_all()
@@ -133,12 +144,21 @@ mod tests {
 
     #[test]
     fn an_interrupted_change_is_undone() {
-        let (folder, path) = file(b"new fr?nt, tensors");
-        std::fs::write(backup_path(&path), b"old front").unwrap();
+        let (folder, path) = file(b"nld front, tensors");
+        std::fs::write(backup_path(&path), b"old frontnew front").unwrap();
         assert!(recover_front(&Location::File(path.clone())).unwrap());
         assert_eq!(std::fs::read(&path).unwrap(), b"old front, tensors");
         assert_eq!(folder.path().read_dir().unwrap().count(), 1);
         assert!(!recover_front(&Location::File(path)).unwrap(), "nothing to do");
+    }
+
+    #[test]
+    fn a_file_that_was_replaced_since_keeps_its_front() {
+        let (folder, path) = file(b"another file altogether");
+        std::fs::write(backup_path(&path), b"old frontnew front").unwrap();
+        assert!(!recover_front(&Location::File(path.clone())).unwrap());
+        assert_eq!(std::fs::read(&path).unwrap(), b"another file altogether");
+        assert_eq!(folder.path().read_dir().unwrap().count(), 1);
     }
 
     #[test]

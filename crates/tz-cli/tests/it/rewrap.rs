@@ -104,12 +104,12 @@ fn an_interrupted_change_is_undone_before_the_next() {
     let changed = fs::read(&path).unwrap();
     let table = keys.tz("inspect s.tensors --json").exits(0).json();
     let front = usize::try_from(table["tensors"][0]["header_offset"].as_u64().unwrap()).unwrap();
-    // As a power cut leaves it: the old front kept beside, the new one written in part.
+    // As a power cut leaves it: both fronts kept beside, the new one written in part.
     let differ = whole.iter().zip(&changed).position(|(old, new)| old != new).unwrap();
     let torn = [&changed[..=differ], &whole[differ + 1..]].concat();
     fs::write(&path, &torn).unwrap();
     let backup = keys.path().join(".s.tensors.front.bak");
-    fs::write(&backup, &whole[..front]).unwrap();
+    fs::write(&backup, [&whole[..front], &changed[..front]].concat()).unwrap();
     keys.tz("deserialize s.tensors --keyfile key").exits(5);
 
     let ran = keys.tz("rewrap s.tensors --keyfile key --add-keyfile other").exits(0);
