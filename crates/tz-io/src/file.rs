@@ -4,7 +4,7 @@ use std::io::IoSliceMut;
 use std::sync::OnceLock;
 
 use tz_crypto::{CryptoError, FileOpener, TensorOpener};
-use tz_format::{FormatError, Front, Limits, Profile, TensorEntry, TensorHeader, frozen};
+use tz_format::{Element, FormatError, Front, Limits, Profile, TensorEntry, TensorHeader, frozen};
 
 use crate::buffer::BufferPool;
 use crate::check::HeaderFacts;
@@ -18,7 +18,7 @@ use crate::memory::SharedBytes;
 use crate::options::{OpenOptions, ReadOptions};
 use crate::plan::{LoadPlan, PlanOptions, Selection};
 use crate::remote::RemoteOptions;
-use crate::scan::{self, Algorithm, Digester};
+use crate::scan::{self, Algorithm, ElementDigest};
 use crate::source::RangeRead;
 use crate::stats::ReadStats;
 use crate::stream::{self, Consumer};
@@ -242,7 +242,8 @@ impl TensorFile {
         stream::run(self, &self.plan(selection, &plan_options)?, options, pool, consumer)
     }
 
-    /// Digests of the selected tensors' plaintext, in file order. Meta tensors count as zeros.
+    /// Digests of the selected tensors' elements, decrypted and little-endian, in file order: equal tensors have equal
+    /// digests in every format. Meta tensors count as zeros.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -254,8 +255,11 @@ impl TensorFile {
     ) -> Result<Vec<(usize, String)>, IoError> {
         self.require_unlocked()?;
         let tensors = selection.select(self.entries(), self.location())?;
-        let digests = scan::scan(self, &tensors, options, |_, _| algorithm.digester())?;
-        Ok(tensors.into_iter().zip(digests.into_iter().map(Digester::to_hex)).collect())
+        let dtype = |tensor: usize| self.entries().get(tensor).map(|entry| entry.dtype);
+        let digests = scan::scan(self, &tensors, options, |tensor, _| {
+            ElementDigest::new(algorithm, dtype(tensor).unwrap_or(Element::Uint8.into()))
+        })?;
+        Ok(tensors.into_iter().zip(digests.iter().map(ElementDigest::to_hex)).collect())
     }
 
     /// Compares the selected tensors with every hash that the file stores of them; gives those that differ.

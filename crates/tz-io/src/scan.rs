@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use sha2::{Digest as _, Sha256};
 use tz_crypto::CryptoError;
-use tz_format::{TensorEntry, TensorHash};
+use tz_format::{ByteOrder, Dtype, TensorEntry, TensorHash};
 
 use crate::check::{HeaderFacts, corruption};
 use crate::decrypt;
@@ -16,6 +16,9 @@ use crate::workers;
 
 /// Bytes read at a time: what stays in cache between the read and the hash.
 const SCAN_PIECE: u64 = 1 << 20;
+
+/// The same of a server.
+const REMOTE_PIECE: u64 = 4 << 20;
 
 /// Sees the plaintext of one tensor, front to back.
 pub trait Visitor: Send {
@@ -87,6 +90,39 @@ impl Visitor for Digester {
     }
 }
 
+/// A digest of elements in little-endian order, whatever their order in the file: equal tensors have equal digests in
+/// every format.
+#[derive(Debug)]
+pub(crate) struct ElementDigest {
+    digester: Digester,
+    /// Length of the words to turn around, in an old big-endian file.
+    swap: Option<usize>,
+    turned: Vec<u8>,
+}
+
+impl ElementDigest {
+    pub(crate) fn new(algorithm: Algorithm, dtype: Dtype) -> Self {
+        let big = dtype.byte_order() == ByteOrder::Big;
+        let word = usize::try_from(dtype.word_size()).ok().filter(|&word| big && word > 1);
+        Self { digester: algorithm.digester(), swap: word, turned: Vec::new() }
+    }
+
+    pub(crate) fn to_hex(&self) -> String {
+        self.digester.clone().to_hex()
+    }
+}
+
+impl Visitor for ElementDigest {
+    fn update(&mut self, data: &[u8]) {
+        let Some(word) = self.swap else { return self.digester.update(data) };
+        // Pieces end at multiples of 64 bytes or with the tensor, so no word is split.
+        self.turned.clear();
+        self.turned.extend_from_slice(data);
+        self.turned.chunks_mut(word).for_each(<[u8]>::reverse);
+        self.digester.update(&self.turned);
+    }
+}
+
 /// Shows every one of `tensors` to a visitor of its own, several at once; gives the visitors in the same order.
 /// Meta tensors are shown as the zeros that they load as.
 pub(crate) fn scan<V: Visitor>(
@@ -154,11 +190,14 @@ fn read_in_order(
 ) -> Result<(), IoError> {
     let len = if meta_as_zeros { entry.byte_len() } else { entry.data_len };
     let mut offset = 0;
+    // A request to a server must pay for itself.
+    let longest =
+        SCAN_PIECE.max(if file.source().local_file().is_none() { REMOTE_PIECE } else { 0 });
     buffer.clear();
-    buffer.resize(usize::try_from(len.min(SCAN_PIECE)).unwrap_or(0), 0);
+    buffer.resize(usize::try_from(len.min(longest)).unwrap_or(0), 0);
     while offset < len {
         options.cancel.check()?;
-        let step = (len - offset).min(SCAN_PIECE);
+        let step = (len - offset).min(longest);
         let piece =
             usize::try_from(step).ok().and_then(|step| buffer.get_mut(..step)).unwrap_or_default();
         if entry.data_len > 0 {
