@@ -187,21 +187,18 @@ fn staged_reads_fit_their_buffers() {
     assert_eq!(reads.len(), 29);
 }
 
+/// A source that is no local file is walked as a server is: by 4 MiB.
 #[test]
-fn checks_read_each_header_and_then_the_data_by_the_megabyte() {
+fn checks_read_each_header_and_then_the_data_in_large_steps() {
     let c = 8 * KIB + 5 * MIB + 4 * KIB;
     let front = front_len();
     let b = 8 * KIB;
-    let piece = |i: u64| b + i * MIB..b + (i + 1) * MIB;
     let ranges = [
         front..4 * KIB,
         4 * KIB..4 * KIB + 100,
         4 * KIB + 100..b,
-        piece(0),
-        piece(1),
-        piece(2),
-        piece(3),
-        piece(4),
+        b..b + 4 * MIB,
+        b + 4 * MIB..b + 5 * MIB,
         b + 5 * MIB..c,
         c..c + 10,
         c + 10..c + 4 * KIB,
