@@ -9,6 +9,7 @@ mod concurrency;
 mod credentials;
 mod edges;
 mod faults;
+mod fronts;
 mod memory;
 mod one_percent;
 mod proxies;
