@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod ci;
 mod fixtures;
+mod gpu_test;
 mod interop;
 mod layers;
 mod product;
@@ -34,6 +35,8 @@ enum Command {
     Interop(interop::Args),
     /// Measure us, the raw baseline and the peers in one run
     Bench(bench::Args),
+    /// Build a kit that tests and measures a GPU machine
+    GpuTest(gpu_test::Args),
     /// Make our published files, or check that they have not changed
     Fixtures(fixtures::Args),
     /// Check that crates depend only on the layers below them
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         Command::Roundtrip(args) => roundtrip::run(&args),
         Command::Interop(args) => interop::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::GpuTest(args) => gpu_test::run(&args),
         Command::Fixtures(args) => fixtures::run(&args),
         Command::Layers => layers::run(),
         Command::Tidy => tidy::run(),
