@@ -98,11 +98,8 @@ fn big_endian_files_come_out_little_endian() {
     tensors(&dir.path().join("expected.tensors"), &expected, &WriteOptions::default());
     let digest = |file: &str| tz(dir.path(), &["checksum", file, "--filter", "f"]).exits(0).stdout;
     assert_eq!(digest("new.safetensors"), digest("expected.tensors"));
-    assert_ne!(
-        digest("old.tensors"),
-        digest("expected.tensors"),
-        "digests are of the stored bytes"
-    );
+    let same = "digests are of the elements, whatever their order in the file";
+    assert_eq!(digest("old.tensors"), digest("expected.tensors"), "{same}");
 
     // A copy keeps the byte order, a cast ends it.
     tz(dir.path(), &["serialize", "old.tensors", "copy.tensors"]).exits(0);
