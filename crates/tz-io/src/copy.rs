@@ -12,10 +12,12 @@ use tz_format::Limits;
 use crate::check::{Checks, HeaderFacts, corruption};
 use crate::error::{Corruption, IoError};
 use crate::file::TensorFile;
+use crate::load::slots_of;
 use crate::location::Location;
-use crate::plan::{Fetch, LoadPlan, PartKind, PlanOptions, Selection};
+use crate::plan::{LoadPlan, PlanOptions, Selection};
 use crate::remote::MultipartOutput;
 use crate::source::RangeRead;
+use crate::stream;
 use crate::workers;
 use crate::writer::{LocalOutput, Output, WriteOptions, is_regular};
 
@@ -144,6 +146,7 @@ fn pieces(
         _ => 0..0,
     };
     let checks = Checks::new(plan.tensors.len());
+    let slots = slots_of(&plan, file.as_ref().map_or(0, |file| file.entries().len()));
     // Without tensors to check, the whole file is cut plainly; the front comes last, as the writer has it.
     let mut around: Vec<Range<u64>> = cut(tiled.end..len).collect();
     around.extend(cut(0..tiled.start));
@@ -165,7 +168,7 @@ fn pieces(
         buffer.resize(size(&range), 0);
         reader.read_into(range.start, &mut [IoSliceMut::new(buffer)])?;
         if let (Some(fetch), Some(file)) = (fetch, &file) {
-            check(file, fetch, buffer, &checks)?;
+            stream::check(file, &fetch.parts, buffer, &slots, &checks)?;
         }
         output.data(range.start, buffer)?;
         options.progress.add(buffer.len() as u64);
@@ -182,17 +185,6 @@ fn plan(file: &TensorFile) -> Result<LoadPlan, IoError> {
     }
     let options = PlanOptions { headers: true, ..file.source().plan_options() };
     file.plan(&Selection::all(), &options)
-}
-
-fn check(file: &TensorFile, fetch: &Fetch, bytes: &[u8], checks: &Checks) -> Result<(), IoError> {
-    for part in &fetch.parts {
-        let bytes = bytes.get(part.at..part.at + part.len).unwrap_or_default();
-        match part.kind {
-            PartKind::Header => checks.header(part.tensor, file.facts(part.tensor, bytes)?),
-            PartKind::Data => checks.piece(part.tensor, part.offset, bytes),
-        }
-    }
-    Ok(())
 }
 
 fn verdict(file: &TensorFile, plan: &LoadPlan, checks: &Checks) -> Result<usize, IoError> {

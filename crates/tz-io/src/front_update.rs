@@ -13,6 +13,7 @@ use crate::error::IoError;
 use crate::file::TensorFile;
 use crate::location::Location;
 use crate::remote::{self, RemoteOptions};
+use crate::writer::folder;
 
 impl TensorFile {
     /// The bytes before the first tensor.
@@ -106,10 +107,6 @@ fn on_disk(path: &Path, name: &str, old: &[u8], new: &[u8]) -> Result<(), IoErro
     kept().map_err(IoError::io(name, "keep the old front beside"))?;
     write(&file, new, name)?;
     remove(&backup, name)
-}
-
-fn folder(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn write(file: &File, front: &[u8], name: &str) -> Result<(), IoError> {

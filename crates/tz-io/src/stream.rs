@@ -151,10 +151,10 @@ pub(crate) fn run(
 }
 
 /// Notes headers and hashes data of one filled buffer.
-fn check(
+pub(crate) fn check(
     file: &TensorFile,
     parts: &[Part],
-    buffer: &PooledBuffer,
+    buffer: &[u8],
     slots: &[usize],
     checks: &Checks,
 ) -> Result<(), IoError> {

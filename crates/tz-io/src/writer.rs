@@ -23,7 +23,7 @@ use crate::options::{Cancel, Progress, available_cores};
 use crate::remote::{MultipartOutput, RemoteLocation, RemoteOptions};
 use crate::stats::WriteStats;
 use output::StreamOutput;
-pub(crate) use output::{LocalOutput, Output};
+pub(crate) use output::{LocalOutput, Output, folder};
 
 /// Where the bytes of tensors to be written come from.
 pub trait TensorSource: Sync {

@@ -90,7 +90,8 @@ fn target(path: &Path) -> PathBuf {
     target.unwrap_or_else(|| path.to_owned())
 }
 
-fn folder(path: &Path) -> &Path {
+/// The folder that holds `path`.
+pub(crate) fn folder(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
