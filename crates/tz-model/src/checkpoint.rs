@@ -1,6 +1,6 @@
 //! A model's tensors as files hold them today. Owns [`Checkpoint`]: headers are read at `open`, data on demand.
 
-mod index;
+pub(crate) mod index;
 mod safetensors_file;
 
 use std::collections::HashMap;

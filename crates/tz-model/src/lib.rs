@@ -8,7 +8,8 @@
 //! A [`Checkpoint`] is a source of a `.tensors` file as it is (vLLM's ordinary loader reads that, whatever the
 //! architecture). [`VllmLayout`] proves that it is a complete model of a known family, and its [`VllmModel`]s are the
 //! same weights as vLLM holds them on each rank: fused, padded, sliced. [`SafetensorsWriter`] and [`ShardedWriter`]
-//! write safetensors; [`synthesize`] makes checkpoints with a real family's names and shapes.
+//! write safetensors; [`synthesize`] makes checkpoints with a real family's names and shapes. With the feature `hub`,
+//! `hub::resolve` turns a Hugging Face id into a directory.
 //!
 //! ```
 //! use tz_model::{Checkpoint, Preset, SynthOptions, VllmLayout, VllmOptions, read_config, synthesize};
@@ -34,6 +35,8 @@ mod checkpoint;
 mod dtype;
 mod error;
 mod family;
+#[cfg(feature = "hub")]
+pub mod hub;
 mod json;
 mod layout;
 mod safetensors_plan;

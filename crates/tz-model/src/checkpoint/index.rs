@@ -45,7 +45,7 @@ const NOT_WEIGHTS: &[&str] =
 
 /// What an index says: which shard holds which tensor.
 #[derive(Debug)]
-pub(super) struct Index {
+pub(crate) struct Index {
     path: PathBuf,
     weight_map: Vec<(String, String)>,
 }
@@ -55,28 +55,44 @@ struct Wire {
     weight_map: UniqueMap<String>,
 }
 
+/// What decides which files of a directory are the checkpoint.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Choice {
+    /// This index.
+    Index(String),
+    /// Nothing but their names, in order.
+    Files(Vec<String>),
+}
+
+/// Chooses among the names of a directory's files; `None` where there are no weights.
+pub(crate) fn choose(names: &BTreeSet<String>) -> Option<Choice> {
+    KINDS.iter().find_map(|kind| kind.choose(names))
+}
+
 /// The files of a checkpoint directory, in the order in which they are read.
-pub(super) fn discover(dir: &Path) -> Result<(Vec<PathBuf>, Option<Index>), Error> {
-    let names = file_names(dir)?;
-    for kind in KINDS {
-        let found = kind.discover(dir, &names)?;
-        if !found.0.is_empty() {
-            return Ok(found);
+pub(crate) fn discover(dir: &Path) -> Result<(Vec<PathBuf>, Option<Index>), Error> {
+    match choose(&file_names(dir)?) {
+        Some(Choice::Index(name)) => {
+            let index = Index::read(&dir.join(name))?;
+            let shards = index.shards(dir)?;
+            Ok((shards, Some(index)))
         }
+        Some(Choice::Files(names)) => Ok((names.iter().map(|name| dir.join(name)).collect(), None)),
+        None => Err(Error::NotACheckpoint {
+            path: dir.to_owned(),
+            reason: "no *.safetensors, *.bin, *.pt or *.pth file in the directory",
+        }),
     }
-    Err(Error::NotACheckpoint {
-        path: dir.to_owned(),
-        reason: "no *.safetensors, *.bin, *.pt or *.pth file in the directory",
-    })
+}
+
+/// Names of the shards that an index lists, sorted.
+#[cfg(feature = "hub")]
+pub(crate) fn shard_names(index: &Path) -> Result<BTreeSet<String>, Error> {
+    Index::read(index)?.shard_names()
 }
 
 impl Kind {
-    /// The files of this kind, none where there are none.
-    fn discover(
-        &self,
-        dir: &Path,
-        names: &BTreeSet<String>,
-    ) -> Result<(Vec<PathBuf>, Option<Index>), Error> {
+    fn choose(&self, names: &BTreeSet<String>) -> Option<Choice> {
         let indices: Vec<&String> =
             names.iter().filter(|name| name.ends_with(self.index_suffix)).collect();
         let index = match indices.as_slice() {
@@ -86,19 +102,17 @@ impl Kind {
             _ => None,
         };
         if let Some(name) = index {
-            let index = Index::read(&dir.join(name))?;
-            let shards = index.shards(dir)?;
-            return Ok((shards, Some(index)));
+            return Some(Choice::Index(name.to_owned()));
         }
         if names.contains(self.single) {
-            return Ok((vec![dir.join(self.single)], None));
+            return Some(Choice::Files(vec![self.single.to_owned()]));
         }
         let own = |name: &&String| {
             self.suffixes.iter().any(|suffix| name.ends_with(suffix))
                 && !NOT_WEIGHTS.contains(&name.as_str())
         };
-        let all = names.iter().filter(own).map(|name| dir.join(name));
-        Ok((all.collect(), None))
+        let all: Vec<String> = names.iter().filter(own).cloned().collect();
+        if all.is_empty() { None } else { Some(Choice::Files(all)) }
     }
 }
 
@@ -132,33 +146,39 @@ impl Index {
         Ok(Self { path: path.to_owned(), weight_map })
     }
 
-    fn shards(&self, dir: &Path) -> Result<Vec<PathBuf>, Error> {
-        let names: BTreeSet<&String> = self.weight_map.iter().map(|(_, shard)| shard).collect();
+    fn shard_names(&self) -> Result<BTreeSet<String>, Error> {
+        let names: BTreeSet<String> =
+            self.weight_map.iter().map(|(_, shard)| shard.clone()).collect();
         if names.is_empty() {
             return Err(Error::NotACheckpoint {
                 path: self.path.clone(),
                 reason: "the index lists no tensors",
             });
         }
-        let resolve = |name: &String| {
-            // A name with folders in it could lead out of the directory.
-            let mut parts = Path::new(name).components();
-            let plain = matches!(
+        // A name with folders in it could lead out of the directory.
+        let plain = |name: &&String| {
+            let mut parts = Path::new(name.as_str()).components();
+            matches!(
                 (parts.next(), parts.next()),
                 (Some(Component::Normal(own)), None) if own == name.as_str()
-            );
-            if !plain {
-                let fault = Fault::BadShardName(name.clone());
-                return Err(Error::malformed(&self.path, fault));
-            }
-            let path = dir.join(name);
-            if !path.is_file() {
-                let fault = Fault::MissingShard(name.clone());
-                return Err(Error::malformed(&self.path, fault));
-            }
-            Ok(path)
+            )
         };
-        names.into_iter().map(resolve).collect()
+        match names.iter().find(|name| !plain(name)) {
+            Some(name) => Err(Error::malformed(&self.path, Fault::BadShardName(name.clone()))),
+            None => Ok(names),
+        }
+    }
+
+    fn shards(&self, dir: &Path) -> Result<Vec<PathBuf>, Error> {
+        let resolve = |name: String| {
+            let path = dir.join(&name);
+            if path.is_file() {
+                Ok(path)
+            } else {
+                Err(Error::malformed(&self.path, Fault::MissingShard(name)))
+            }
+        };
+        self.shard_names()?.into_iter().map(resolve).collect()
     }
 
     /// Compares the index with what the shards hold.

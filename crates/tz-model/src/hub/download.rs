@@ -1,0 +1,181 @@
+//! Downloads what the cache lacks. Owns the conversation with the hub: what `hf-hub` is asked, and what its answers must
+//! be before a byte is kept.
+
+mod transfer;
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use hf_hub::repository::{HFRepository, RepoTypeModel};
+use hf_hub::{HFClient, HFError};
+
+use super::cache::Repository;
+use super::error::HubError;
+use super::id::{ModelId, Revision, is_commit};
+use super::options::{DEFAULT_ENDPOINT, HubOptions};
+use crate::checkpoint::index::shard_names;
+
+use transfer::Remote;
+
+/// Time to reach the hub, and longest silence within an answer.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// Further tries of a request that fails in passing, each after up to twice the wait of the one before.
+const TRIES: usize = 3;
+/// Files at a time: one connection of the hub's network rarely fills a link, and many are throttled.
+const FILES_AT_ONCE: usize = 4;
+/// Far above any model's listing.
+const MAX_FILES: usize = 100_000;
+
+/// Who is asked, for what, and how that is told.
+#[derive(Debug)]
+pub(super) struct Hub<'a> {
+    pub(super) id: &'a ModelId,
+    pub(super) revision: &'a Revision,
+    pub(super) options: &'a HubOptions,
+    endpoint: &'a str,
+}
+
+/// Completes a snapshot and gives its commit.
+pub(super) fn download(
+    repository: &Repository,
+    id: &ModelId,
+    revision: &Revision,
+    options: &HubOptions,
+) -> Result<String, HubError> {
+    let endpoint = options.endpoint.as_deref().unwrap_or(DEFAULT_ENDPOINT);
+    let hub = Hub { id, revision, options, endpoint };
+    let work = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| hub.unreachable(&error))?;
+        runtime.block_on(hub.download(repository))
+    };
+    // A thread of its own, because the caller's may be driving a runtime already.
+    std::thread::scope(|scope| match scope.spawn(work).join() {
+        Ok(result) => result,
+        Err(panic) => std::panic::resume_unwind(panic),
+    })
+}
+
+impl Hub<'_> {
+    async fn download(&self, repository: &Repository) -> Result<String, HubError> {
+        let remote = self.connect()?;
+        let asked = remote.info().revision(self.revision.as_str());
+        let info = asked.send().await.map_err(|error| self.failure(error))?;
+        let commit = info.sha.filter(|sha| is_commit(sha));
+        let commit = commit.ok_or_else(|| self.protocol("the answer names no commit"))?;
+        let listing = info.siblings.ok_or_else(|| self.protocol("the answer lists no files"))?;
+        if listing.len() > MAX_FILES {
+            return Err(self.protocol("the answer lists too many files"));
+        }
+        let names: Vec<String> = listing.into_iter().map(|file| file.rfilename).collect();
+        let needed = self.options.files.choose(&names).ok_or_else(|| HubError::NoWeights {
+            id: self.id.to_string(),
+            revision: self.revision.to_string(),
+            wanted: self.options.files.wanted(),
+        })?;
+        let remote = Remote { hub: self, repository, remote: &remote, commit: &commit };
+        remote.fetch_all(&needed.first).await?;
+        let mut weights = needed.weights;
+        if let Some(index) = needed.index {
+            remote.fetch(&index).await?;
+            let shards = shard_names(&repository.snapshot(&commit).join(&index))?;
+            let listed: HashSet<&String> = names.iter().collect();
+            if let Some(missing) = shards.iter().find(|shard| !listed.contains(shard)) {
+                return Err(self.protocol(&format!("{index} names {missing}, which is not there")));
+            }
+            weights = shards.into_iter().collect();
+        }
+        remote.fetch_all(&weights).await?;
+        repository.refer(self.revision, &commit)?;
+        Ok(commit)
+    }
+
+    fn connect(&self) -> Result<HFRepository<RepoTypeModel>, HubError> {
+        let client = reqwest::Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .read_timeout(READ_TIMEOUT)
+            .user_agent(concat!("tz/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|error| self.unreachable(&error))?;
+        // Left without a token, hf-hub looks for one in the environment, which is the caller's to decide. A line feed
+        // cannot stand in a header, so that none is sent.
+        let token = self.options.token.as_ref().map_or("\n", |token| token.as_str());
+        let client = HFClient::builder()
+            .client(client)
+            .endpoint(self.endpoint)
+            .token(token)
+            .cache_enabled(false)
+            .retry_max_attempts(TRIES)
+            .build()
+            .map_err(|error| self.failure(error))?;
+        let (owner, name) = self.id.parts();
+        Ok(client.model(owner, name))
+    }
+}
+
+impl Remote<'_> {
+    async fn fetch_all(&self, names: &[String]) -> Result<(), HubError> {
+        let files = stream::iter(names).map(|name| self.fetch(name));
+        files.buffer_unordered(FILES_AT_ONCE).try_collect().await
+    }
+}
+
+/// Errors: what hf-hub says becomes what the user can do. Its own messages hold addresses, which may be signed.
+impl Hub<'_> {
+    /// The endpoint without what identifies anybody.
+    fn endpoint(&self) -> String {
+        let url = reqwest::Url::parse(self.endpoint);
+        url.map_or_else(|_| "the hub".to_owned(), |url| url.origin().ascii_serialization())
+    }
+
+    fn unreachable(&self, error: &(dyn std::error::Error + 'static)) -> HubError {
+        HubError::Unreachable { endpoint: self.endpoint(), why: last(error) }
+    }
+
+    pub(super) fn protocol(&self, why: &str) -> HubError {
+        let (id, endpoint) = (self.id.to_string(), self.endpoint());
+        HubError::Protocol { id, endpoint, why: why.to_owned() }
+    }
+
+    pub(super) fn failure(&self, error: HFError) -> HubError {
+        let (id, endpoint) = (self.id.to_string(), self.endpoint());
+        let server = |status| match status {
+            401 | 403 => {
+                let with_token = self.options.token.is_some();
+                HubError::Refused { id: id.clone(), endpoint: endpoint.clone(), status, with_token }
+            }
+            _ => HubError::Server { id: id.clone(), endpoint: endpoint.clone(), status },
+        };
+        match error {
+            HFError::AuthRequired { context }
+            | HFError::Forbidden { context }
+            | HFError::Conflict { context }
+            | HFError::RateLimited { context, .. }
+            | HFError::Http { context } => server(context.status.as_u16()),
+            HFError::RepoNotFound { .. }
+            | HFError::RevisionNotFound { .. }
+            | HFError::EntryNotFound { .. } => {
+                HubError::NotFound { id, revision: self.revision.to_string(), endpoint }
+            }
+            HFError::Request { source, .. } => self.unreachable(&source.without_url()),
+            HFError::MalformedResponse { what, .. } => self.protocol(&what),
+            HFError::Json(error) => self.protocol(&error.to_string()),
+            HFError::Url(error) => self.protocol(&format!("not an address: {error}")),
+            HFError::Xet { operation, source } => {
+                self.protocol(&format!("{operation}: {}", last(source.as_ref())))
+            }
+            other => self.protocol(&last(&other)),
+        }
+    }
+}
+
+/// The last cause: "connection refused" rather than "error sending request".
+fn last(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut last = error;
+    while let Some(source) = last.source() {
+        last = source;
+    }
+    last.to_string()
+}

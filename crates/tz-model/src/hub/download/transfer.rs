@@ -1,0 +1,167 @@
+//! One file of a model, from the hub to the cache: whole, or not at all.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use hf_hub::HFError;
+use hf_hub::repository::{FileMetadataInfo, HFRepository, RepoTypeModel};
+use sha2::{Digest as _, Sha256};
+use tempfile::NamedTempFile;
+
+use super::Hub;
+use crate::hub::cache::Repository;
+use crate::hub::error::{Damage, HubError};
+use crate::hub::id::{is_commit, is_lower_hex};
+
+/// Tries of a transfer that broke off, each from where the one before ended.
+const TRIES: u32 = 4;
+/// Wait before the second; doubled before each further one.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+/// Characters of a SHA-256, which is the ETag of every file that is stored outside of Git.
+const SHA256_LEN: usize = 64;
+
+/// A commit of a model on the hub, and its place in the cache.
+pub(super) struct Remote<'a> {
+    pub(super) hub: &'a Hub<'a>,
+    pub(super) repository: &'a Repository,
+    pub(super) remote: &'a HFRepository<RepoTypeModel>,
+    pub(super) commit: &'a str,
+}
+
+/// Why a transfer ended.
+enum Stop {
+    /// Another try may go on from here.
+    Broken(String),
+    For(HubError),
+}
+
+impl Remote<'_> {
+    /// Puts one file into the snapshot, unless it is there.
+    pub(super) async fn fetch(&self, name: &str) -> Result<(), HubError> {
+        self.check()?;
+        let found = self.repository.snapshot(self.commit).join(name);
+        if found.is_file() {
+            return Ok(());
+        }
+        let about = self.remote.get_file_metadata().filepath(name).revision(self.commit);
+        let about = about.send().await.map_err(|error| self.hub.failure(error))?;
+        let etag = self.etag(&about)?;
+        if !self.repository.has_blob(etag, about.file_size) {
+            let file = self.transfer(name, &about).await?;
+            self.repository.keep(file, etag)?;
+        }
+        self.repository.link(self.commit, name, etag)
+    }
+
+    /// The name of the blob: what it says becomes a path, so it must be a digest.
+    fn etag<'m>(&self, about: &'m FileMetadataInfo) -> Result<&'m str, HubError> {
+        let etag = about.etag.as_str();
+        let sha256 = etag.len() == SHA256_LEN && is_lower_hex(etag);
+        if !sha256 && !is_commit(etag) {
+            return Err(self.hub.protocol(&format!("{}: its ETag is no digest", about.filename)));
+        }
+        if about.commit_hash != self.commit {
+            let why = format!("{}: it is of another commit than its model", about.filename);
+            return Err(self.hub.protocol(&why));
+        }
+        Ok(etag)
+    }
+
+    async fn transfer(
+        &self,
+        name: &str,
+        about: &FileMetadataInfo,
+    ) -> Result<NamedTempFile, HubError> {
+        let mut part = Part {
+            file: self.repository.incomplete()?,
+            digest: Sha256::new(),
+            done: 0,
+            len: about.file_size,
+        };
+        let mut wait = FIRST_WAIT;
+        for left in (0..TRIES).rev() {
+            match self.go_on(name, &mut part).await {
+                Ok(()) => break,
+                Err(Stop::For(error)) => return Err(error),
+                Err(Stop::Broken(why)) if left == 0 => {
+                    let damage = Damage::Truncated { found: part.done, expected: part.len, why };
+                    return Err(self.damaged(name, damage));
+                }
+                Err(Stop::Broken(_)) => {
+                    tokio::time::sleep(wait).await;
+                    wait *= 2;
+                }
+            }
+        }
+        let stated = about.etag.as_str();
+        if stated.len() == SHA256_LEN && hex(&part.digest.finalize()) != stated {
+            return Err(self.damaged(name, Damage::Digest));
+        }
+        Ok(part.file)
+    }
+
+    /// Receives what is still to come.
+    async fn go_on(&self, name: &str, part: &mut Part) -> Result<(), Stop> {
+        if part.done == part.len {
+            return Ok(());
+        }
+        let range = (part.done > 0).then_some(part.done..part.len);
+        let asked = self.remote.download_file_stream().filename(name).revision(self.commit);
+        let (_, mut body) = match asked.maybe_range(range).send().await {
+            Ok(answer) => answer,
+            Err(error) => return Err(self.stop(error)),
+        };
+        while let Some(bytes) = body.next().await {
+            let bytes = bytes.map_err(|error| self.stop(error))?;
+            self.check().map_err(Stop::For)?;
+            let done = part.done.saturating_add(bytes.len() as u64);
+            if done > part.len {
+                let damage = Damage::TooLong { expected: part.len };
+                return Err(Stop::For(self.damaged(name, damage)));
+            }
+            part.file.write_all(&bytes).map_err(|error| {
+                Stop::For(HubError::io(Path::new(part.file.path()), "write", error))
+            })?;
+            part.digest.update(&bytes);
+            part.done = done;
+            self.hub.options.report(name, done, part.len);
+        }
+        let whole = part.done == part.len;
+        if whole { Ok(()) } else { Err(Stop::Broken("the transfer ended early".to_owned())) }
+    }
+
+    fn stop(&self, error: HFError) -> Stop {
+        match error {
+            HFError::Request { source, .. } => Stop::Broken(super::last(&source.without_url())),
+            other => Stop::For(self.hub.failure(other)),
+        }
+    }
+
+    fn damaged(&self, name: &str, damage: Damage) -> HubError {
+        HubError::Damaged { id: self.hub.id.to_string(), file: name.to_owned(), damage }
+    }
+
+    fn check(&self) -> Result<(), HubError> {
+        if self.hub.options.cancel.is_cancelled() { Err(HubError::Cancelled) } else { Ok(()) }
+    }
+}
+
+/// What has come of a file.
+struct Part {
+    file: NamedTempFile,
+    digest: Sha256,
+    done: u64,
+    len: u64,
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
