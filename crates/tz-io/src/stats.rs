@@ -57,6 +57,8 @@ pub struct WriteStats {
     pub write: Duration,
     /// Time spent making the file durable and visible.
     pub sync: Duration,
+    /// BLAKE3 digest of the whole file, where [`crate::WriteOptions::file_digest`] asks for it.
+    pub file_digest: Option<[u8; 32]>,
 }
 
 /// A counter that several threads add to.

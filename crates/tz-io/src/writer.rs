@@ -4,6 +4,7 @@
 //! their final places in any order; headers follow their data, and the front, which makes the file whole, comes last.
 
 mod digest_tree;
+mod digesting;
 mod execute;
 mod jobs;
 mod output;
@@ -22,6 +23,7 @@ use crate::location::Location;
 use crate::options::{Cancel, Progress, available_cores};
 use crate::remote::{MultipartOutput, RemoteLocation, RemoteOptions};
 use crate::stats::WriteStats;
+use digesting::Digesting;
 use output::StreamOutput;
 pub(crate) use output::{LocalOutput, Output, folder};
 
@@ -99,6 +101,9 @@ pub struct WriteOptions {
     /// A BLAKE3 digest of every tensor in the front, where `inspect` finds it without reading the tensors. Costs
     /// about as much time as reading the source. Default false.
     pub blake3: bool,
+    /// Tell the BLAKE3 digest of the whole file in [`WriteStats::file_digest`], made of the bytes on their way, for
+    /// manifests. Not for streams. Default false.
+    pub file_digest: bool,
     /// Free-form metadata of the user, a JSON object of at most 1 MiB.
     pub user_metadata: Option<serde_json::Map<String, serde_json::Value>>,
     /// Worker threads; `None` takes one per core.
@@ -127,6 +132,7 @@ impl Default for WriteOptions {
             alignment: tz_format::frozen::DATA_ALIGNMENT,
             hashes: vec![HashKind::Crc32],
             blake3: false,
+            file_digest: false,
             user_metadata: None,
             workers: None,
             memory_limit: None,
@@ -252,7 +258,8 @@ fn to_stream(
         return Err(IoError::Unsupported { location: name.to_owned(), why });
     }
     let output = StreamOutput::default();
-    let counted = WriteOptions { progress: Progress::default(), ..options.clone() };
+    let counted =
+        WriteOptions { progress: Progress::default(), file_digest: false, ..options.clone() };
     let stats = run(source, layout, &counted, &output, name)?;
     output.emit(source, layout, sink, name, options)?;
     Ok(stats)
@@ -268,5 +275,13 @@ fn run(
     let workers = options.workers.unwrap_or_else(available_cores).max(1);
     let limit = options.memory_limit.unwrap_or_else(crate::default_staging_bytes);
     let jobs = jobs::plan(layout, limit, workers, name)?;
-    execute::run(source, layout, &jobs, options, output, name)
+    if !options.file_digest {
+        return execute::run(source, layout, &jobs, options, output, name);
+    }
+    let output = Digesting::new(output, layout.file_len());
+    let mut stats = execute::run(source, layout, &jobs, options, &output, name)?;
+    stats.hash += output.time();
+    stats.write = stats.write.saturating_sub(output.time());
+    stats.file_digest = output.digest();
+    Ok(stats)
 }

@@ -3,8 +3,10 @@
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::Path;
+use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
+use tz_crypto::{FileSealer, Key, SealSecret};
 use tz_format::{Element, HashKind, TensorHash, TensorSpec};
 use tz_io::testing::{PaintedTensors, paint};
 use tz_io::{Location, MemorySource, WriteOptions, write};
@@ -37,6 +39,31 @@ fn lens() -> Vec<u64> {
         lens.extend([piece - 1, piece, piece + 1, 2 * piece, 3 * piece + 5]);
     }
     lens
+}
+
+#[test]
+fn the_digest_of_a_file_is_made_of_the_bytes_on_their_way() {
+    let model = Model::of_lens(&lens());
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("model.tensors");
+    let key = || SealSecret::Key(Key::from_bytes(&[7; 32]).expect("32 bytes"));
+    let compat = || FileSealer::compat(&key(), 64 << 10).ok();
+    let sealed = || FileSealer::sealed(&[key()], 64 << 10).ok();
+    let ways: [&dyn Fn() -> Option<FileSealer>; 3] = [&|| None, &compat, &sealed];
+    for seal in ways {
+        for (alignment, hash) in [(4096, HashKind::Crc32), (1, HashKind::Sha256)] {
+            let mut options = write_options();
+            (options.alignment, options.hashes) = (alignment, vec![hash]);
+            (options.workers, options.memory_limit) = (Some(3), Some(3 << 20));
+            (options.file_digest, options.seal) = (true, seal().map(Arc::new));
+            let stats = write(&model.source(), &Location::File(path.clone()), &options);
+            let digest = stats.expect("written").file_digest;
+            let expected = blake3::hash(&fs::read(&path).expect("read"));
+            assert_eq!(digest, Some(*expected.as_bytes()), "{alignment} {hash:?}");
+        }
+    }
+    let stats = write(&model.source(), &Location::File(path), &write_options());
+    assert_eq!(stats.expect("written").file_digest, None, "only where it is asked for");
 }
 
 #[test]
