@@ -36,7 +36,7 @@ const LAYERS: &[Layer] = &[
     },
     Layer {
         name: "tz-lora",
-        may_use: &["tz-format", "tz-crypto", "tz-io"],
+        may_use: &["tz-format", "tz-crypto", "tz-io", "tz-model"],
         out_of_reach: &["cust"],
     },
     Layer { name: "tz-cuda-shim", may_use: &[], out_of_reach: &[] },
