@@ -107,6 +107,15 @@ pub enum Error {
         /// What is missing or wrong.
         reason: String,
     },
+    /// A model stands where another should go.
+    #[error("{location}: there is a model already")]
+    Exists {
+        /// The file that was found.
+        location: String,
+    },
+    /// A file could not be written to its place, or read from there.
+    #[error(transparent)]
+    Transfer(tz_io::IoError),
     /// The caller cancelled.
     #[error("cancelled")]
     Cancelled,

@@ -87,6 +87,7 @@ pub struct VllmLayout<'a> {
     degree: u64,
     /// How the output head is made; `None` where vLLM's model has none.
     head: Option<Row>,
+    versions: &'static str,
 }
 
 impl<'a> VllmLayout<'a> {
@@ -104,7 +105,15 @@ impl<'a> VllmLayout<'a> {
         let proven = Proven::new(checkpoint, &config)?;
         let dtype = proven.dtype(checkpoint, &config)?;
         let head = head_row(&config, proven.has_head, options.version)?;
-        Ok(Self { checkpoint, config, proven, dtype, degree, head })
+        let versions = versions(&config, proven.has_head, options.version)?;
+        Ok(Self { checkpoint, config, proven, dtype, degree, head, versions })
+    }
+
+    /// Releases of vLLM that load these tensors as they are meant, as Python packages state requirements. The oldest
+    /// that was checked is 0.9.2; later ones than [`VllmVersion::NEWEST_KNOWN`] are taken to be the same.
+    #[must_use]
+    pub fn versions(&self) -> &'static str {
+        self.versions
     }
 
     /// `model_type` of the family.
@@ -190,6 +199,24 @@ fn head_row(
         version if version < VllmVersion::UNCHECKED => Some(copy),
         _ if !changes && !has_own => Some(copy),
         version => return Err(Refusal::UncheckedVersion { version }),
+    })
+}
+
+/// The releases that want the same output head as `version`.
+fn versions(
+    config: &ModelConfig,
+    has_own: bool,
+    version: VllmVersion,
+) -> Result<&'static str, Refusal> {
+    let made_of = |version| -> Result<Option<&str>, Refusal> {
+        let row = head_row(config, has_own, version)?;
+        Ok(row.and_then(|row| row.sources.first()).map(|source| source.name))
+    };
+    let (old, new) = (made_of(VllmVersion::new(0, 9, 2))?, made_of(VllmVersion::UNTIES)?);
+    Ok(match version {
+        _ if old == new => ">=0.9.2",
+        version if version < VllmVersion::UNCHECKED => ">=0.9.2,<0.27.0",
+        _ => ">=0.30.0",
     })
 }
 

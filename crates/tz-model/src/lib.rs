@@ -31,6 +31,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod artifacts;
 mod checkpoint;
 mod dtype;
 mod error;
@@ -39,6 +40,7 @@ mod family;
 pub mod hub;
 mod json;
 mod layout;
+mod manifest;
 mod safetensors_plan;
 mod safetensors_writer;
 mod strided;
@@ -51,11 +53,19 @@ mod torch_writer;
 #[doc = include_str!("../README.md")]
 mod readme {}
 
+pub use artifacts::{
+    Adapter, ArtifactDir, LayoutName, NotADirectoryName, Publication, ServeLines, Served,
+    SmallFiles, TensorPublication, tensors_name, tensors_template,
+};
 pub use checkpoint::{Checkpoint, MAX_HEADER_LEN, SourceFile, SourceTensor};
 pub use dtype::{from_safetensors, packing, to_safetensors};
 pub use error::{Error, Fault, Place};
 pub use layout::{
     MARKER, NotAVersion, Refusal, VllmLayout, VllmModel, VllmOptions, VllmVersion, read_config,
+};
+pub use manifest::{
+    Blake3, Facts, FileEntry, FileFault, MANIFEST_NAME, Manifest, ManifestCheck, Moment, Source,
+    Wrong,
 };
 pub use safetensors_plan::{DEFAULT_MAX_SHARD_BYTES, SafetensorsPlan, ShardedPlan, TensorDecl};
 pub use safetensors_writer::{Durability, SafetensorsWriter, ShardedWriter};

@@ -169,7 +169,7 @@ impl ShardedWriter {
                 temp.write_all(text.as_bytes())
                     .map_err(|error| Error::io(&path, "write", error))?;
                 sync(temp.as_file(), &path, self.durability)?;
-                Ok(temp)
+                Ok::<_, Error>(temp)
             })
             .transpose()?;
         for (temp, dest) in sealed {
