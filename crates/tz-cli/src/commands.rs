@@ -10,6 +10,7 @@ mod diff;
 mod encrypt;
 mod inspect;
 mod keygen;
+mod lora;
 mod man;
 mod markdown_help;
 mod rewrap;
@@ -37,6 +38,7 @@ pub(crate) enum Command {
     Encrypt(encrypt::Args),
     Decrypt(decrypt::Args),
     Rewrap(rewrap::Args),
+    Lora(lora::Args),
     Bench(bench::Args),
     Synth(synth::Args),
     Completions(completions::Args),
@@ -59,6 +61,7 @@ pub(crate) fn run(command: Command, session: &Session) -> Result<Report, Failure
         Command::Encrypt(args) => encrypt::run(&args, session).map(Report::Serialize),
         Command::Decrypt(args) => decrypt::run(&args, session).map(Report::Serialize),
         Command::Rewrap(args) => rewrap::run(&args, session).map(Report::Rewrap),
+        Command::Lora(args) => lora::run(&args, session).map(Report::Lora),
         Command::Bench(args) => bench::run(&args, session).map(Report::Bench),
         Command::Synth(args) => synth::run(&args, session).map(Report::Synth),
         Command::Completions(args) => Ok(Report::Text(completions::run(&args))),

@@ -1,5 +1,7 @@
 //! What commands return: values, not text. Owns [`Report`] and the shapes that `--json` prints.
 
+mod lora;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -10,6 +12,8 @@ use tz_format::{Front, KeyDerivation, PathKey, TensorKind, TensorPath};
 use tz_io::{Corruption, ReadStats};
 
 use crate::exit::Exit;
+
+pub(crate) use lora::{Adapted, AdapterFacts, AdapterRow, AdapterWritten, Refused, WrittenFile};
 
 /// The result of one command. `--json` prints it as it stands here.
 #[derive(Debug, Serialize)]
@@ -25,6 +29,7 @@ pub(crate) enum Report {
     Bench(Benchmark),
     Copy(Copied),
     Rewrap(Rewrapped),
+    Lora(Adapted),
     Done(Done),
     /// Text for a program: completions, manual pages. Never JSON.
     Text(String),

@@ -35,13 +35,17 @@ fn text(page: &mut String, cli: &Command) -> std::fmt::Result {
         writeln!(page, "\n```text\n{help}\n```")?;
     }
     for command in commands() {
-        one(page, command)?;
+        one(page, command, command.get_name())?;
+        for nested in command.get_subcommands().filter(|nested| nested.get_name() != "help") {
+            one(page, nested, &format!("{} {}", command.get_name(), nested.get_name()))?;
+        }
     }
     Ok(())
 }
 
-fn one(page: &mut String, command: &Command) -> std::fmt::Result {
-    writeln!(page, "\n## {}\n", command.get_name())?;
+/// `name` includes the command that it belongs to.
+fn one(page: &mut String, command: &Command, name: &str) -> std::fmt::Result {
+    writeln!(page, "\n## {name}\n")?;
     let about = command.get_long_about().or(command.get_about());
     writeln!(page, "{}\n", about.map(ToString::to_string).unwrap_or_default())?;
     let usage = command.clone().render_usage().to_string();

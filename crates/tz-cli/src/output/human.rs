@@ -1,5 +1,7 @@
 //! Reports as text for people. Owns tables, units and the two lines of a failure.
 
+mod lora;
+
 use std::io::{self, Write};
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
@@ -35,6 +37,7 @@ pub(super) fn report(out: &mut dyn Write, report: &Report) -> io::Result<()> {
         }
         Report::Diff(report) => report.differences.iter().try_for_each(|one| difference(out, one)),
         Report::Bench(report) => benchmark(out, report),
+        Report::Lora(report) => lora::report(out, report),
         Report::Text(text) => out.write_all(text.as_bytes()),
     }
 }
@@ -58,6 +61,7 @@ pub(super) fn summary(report: &Report, verbose: bool) -> Option<String> {
         }
         Report::Diff(Differences { differences, .. }) => counted(differences.len(), "difference"),
         Report::Deserialize(Loading { phases, .. }) if verbose => spent(phases),
+        Report::Lora(report) => return lora::summary(report),
         _ => return None,
     };
     Some(words)

@@ -20,6 +20,7 @@ const COMMANDS: &[&str] = &[
     "errors",
     "inspect",
     "keygen",
+    "lora",
     "man",
     "rewrap",
     "serialize",
@@ -33,8 +34,8 @@ macro_rules! cases {
 }
 
 cases! {
-    bench checksum completions copy decrypt deserialize diff encrypt errors inspect keygen man
-    rewrap serialize settings synth verify
+    bench checksum completions copy decrypt deserialize diff encrypt errors inspect keygen lora
+    man rewrap serialize settings synth verify
 }
 
 #[test]

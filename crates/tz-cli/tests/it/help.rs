@@ -15,6 +15,7 @@ const COMMANDS: &[&str] = &[
     "synth",
     "completions",
     "man",
+    "lora",
 ];
 
 #[test]

@@ -6,6 +6,7 @@ mod fixtures;
 mod help;
 mod interruptions;
 mod keys;
+mod lora;
 mod made;
 mod memory;
 mod rewrap;

@@ -1,0 +1,146 @@
+//! The key of a new model: made, used again, or replaced. Owns [`KeyArgs`] and [`ModelKey`].
+
+use std::path::{Path, PathBuf};
+
+use tz_crypto::Key;
+use tz_io::Location;
+
+use crate::commands::keygen;
+use crate::error::Failure;
+use crate::job::Session;
+
+/// What becomes of a key file that is there.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(super) struct KeyArgs {
+    /// Encrypt with the key that stands at --keyfile, instead of making one
+    #[arg(long, conflicts_with = "overwrite_key", help_heading = "Keys")]
+    reuse_key: bool,
+    /// Make a new key although one stands at --keyfile; what only the old one opens is lost
+    #[arg(long, help_heading = "Keys")]
+    overwrite_key: bool,
+}
+
+/// What to encrypt with, decided but not made yet.
+#[derive(Debug)]
+pub(super) enum KeyPlan {
+    /// Nothing is encrypted.
+    Plain,
+    /// The key at this place.
+    Reuse(String, Key),
+    /// A key that is yet to be made.
+    Make { path: PathBuf, replace: bool },
+}
+
+/// The key of this publication.
+#[derive(Debug)]
+pub(super) struct ModelKey {
+    pub(super) key: Option<Key>,
+    /// Removed again where nothing was published under it.
+    made: Option<PathBuf>,
+}
+
+impl KeyArgs {
+    /// What the options and the key's place ask for. Nothing is written yet.
+    pub(super) fn plan(self, session: &Session) -> Result<KeyPlan, Failure> {
+        let access = &session.access;
+        if access.passphrase()?.is_some() {
+            return Err(Failure::usage("vLLM opens models with a key, never with a passphrase")
+                .hint("give --keyfile, and leave out --passphrase-file and TZ_PASSPHRASE"));
+        }
+        let Some(place) = access.keyfile() else {
+            if self.reuse_key || self.overwrite_key {
+                return Err(Failure::usage("--reuse-key and --overwrite-key are about --keyfile"));
+            }
+            return Ok(KeyPlan::Plain);
+        };
+        if self.reuse_key {
+            return Ok(KeyPlan::Reuse(place.to_owned(), access.key(place)?));
+        }
+        let Location::File(path) = Location::parse(place)? else {
+            return Err(Failure::usage(format!("{place}: a new key is written to this machine"))
+                .at(place)
+                .hint("--reuse-key takes a key that is there; `tz-cli keygen FILE` makes one"));
+        };
+        if path.symlink_metadata().is_ok() && !self.overwrite_key {
+            let exists = std::io::ErrorKind::AlreadyExists.into();
+            return Err(Failure::io(place, "make a key at", &exists)
+                .hint("--reuse-key encrypts with it; --overwrite-key makes another in its place"));
+        }
+        Ok(KeyPlan::Make { path, replace: self.overwrite_key })
+    }
+}
+
+impl KeyPlan {
+    /// The key's place on this machine.
+    pub(super) fn local(&self) -> Option<PathBuf> {
+        match self {
+            Self::Plain => None,
+            Self::Reuse(place, _) => match Location::parse(place) {
+                Ok(Location::File(path)) => Some(path),
+                _ => None,
+            },
+            Self::Make { path, .. } => Some(path.clone()),
+        }
+    }
+
+    /// Where vLLM finds the key: an absolute path, or a URI.
+    pub(super) fn shown(&self) -> Option<String> {
+        match (self, self.local()) {
+            (Self::Reuse(place, _), None) => Some(place.clone()),
+            (_, path) => {
+                let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
+                path.map(|path| absolute(path).display().to_string())
+            }
+        }
+    }
+
+    /// Whether a key is yet to be made.
+    pub(super) fn is_new(&self) -> bool {
+        matches!(self, Self::Make { .. })
+    }
+
+    /// Makes the key where one is to be made: called once nothing else can be refused.
+    pub(super) fn obtain(self) -> Result<ModelKey, Failure> {
+        match self {
+            Self::Plain => Ok(ModelKey { key: None, made: None }),
+            Self::Reuse(_, key) => Ok(ModelKey { key: Some(key), made: None }),
+            Self::Make { path, replace } => {
+                if !replace {
+                    return Ok(ModelKey { key: Some(keygen::write(&path)?), made: Some(path) });
+                }
+                let key = beside(&path)?;
+                // The old key is gone: what was made in its place stays, whatever comes.
+                Ok(ModelKey { key: Some(key), made: None })
+            }
+        }
+    }
+}
+
+impl ModelKey {
+    /// Others may have what is encrypted under the key: it must stay.
+    pub(super) fn keep(&mut self) {
+        self.made = None;
+    }
+}
+
+impl Drop for ModelKey {
+    fn drop(&mut self) {
+        if let Some(path) = &self.made {
+            // If it stays, the next run says that it is there.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// Writes a key under another name and renames it, so that there is always one whole key.
+fn beside(path: &Path) -> Result<Key, Failure> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let temporary = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
+    let key = keygen::write(&temporary)?;
+    std::fs::rename(&temporary, path).map_err(|error| {
+        // The old key stays; what was to replace it is of no use.
+        let _ = std::fs::remove_file(&temporary);
+        Failure::io(&path.display().to_string(), "replace the key at", &error)
+    })?;
+    Ok(key)
+}
