@@ -7,6 +7,7 @@
 mod client;
 mod credentials;
 mod gate;
+mod metered;
 mod object;
 mod options;
 mod presigned;

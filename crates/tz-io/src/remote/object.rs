@@ -39,7 +39,8 @@ impl<T: ObjectStore + Signer + MultipartStore> Store for T {}
 pub(crate) struct Signed {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) path: Path,
-    anonymous: bool,
+    /// Whether requests carry no signature.
+    pub(crate) anonymous: bool,
     name: String,
     get: Mutex<Option<(Url, Instant)>>,
 }

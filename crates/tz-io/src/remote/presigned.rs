@@ -1,57 +1,291 @@
-//! S3 requests that `object_store` does not offer, sent over presigned URLs: a conditional completion of an upload,
-//! and the list of unfinished ones. Owns [`unfinished_uploads`].
+//! Requests to S3 about one object, sent over presigned URLs: multipart uploads and the list of unfinished ones. Owns
+//! [`S3Object`] and [`unfinished_uploads`].
+//!
+//! `object_store` could send most of them. These count and retry as reads do, tell a slow link from a dead one by
+//! whether bytes move, and complete an upload under a condition.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use object_store::multipart::PartId;
+use object_store::ObjectStoreExt as _;
 use object_store::path::Path;
 use object_store::signer::SignedUrlOptions;
 
+use super::client::Counters;
+use super::metered::Metered;
 use super::object::{SIGNED_FOR, Signed, failed};
 use super::options::RemoteOptions;
-use super::retry::{Failure, Retries, refusal};
+use super::retry::{Failure, Retries, retry_after};
 use super::runtime::block_on;
 use super::target::{RemoteKind, RemoteLocation, StoreKind};
-use super::transport::{cause, http_client};
-use super::upload::exists;
+use super::transport::{cause, http_client, is_hopeless};
 use crate::error::IoError;
 
+const STARTING: &str = "start an upload to";
+const UPLOADING: &str = "upload to";
 const COMPLETING: &str = "complete the upload to";
+const REMOVING: &str = "remove an unfinished upload of";
 const LISTING: &str = "list unfinished uploads of";
 
-/// Completes the upload `id` with `If-None-Match: *`.
-pub(crate) async fn complete_if_absent(
-    signed: &Signed,
-    id: &str,
-    parts: &[PartId],
-    options: &RemoteOptions,
-) -> Result<(), IoError> {
-    let name = signed.name();
-    let mut headers = HeaderMap::new();
-    headers.insert(header::IF_NONE_MATCH, HeaderValue::from_static("*"));
-    let mut sign = SignedUrlOptions::new().with_query([("uploadId", id)]);
-    sign.signed_headers.clone_from(&headers);
-    let url = signed.store.signed_url_opts(Method::POST, &signed.path, SIGNED_FOR, &sign).await;
-    let url = url.map_err(failed(name, COMPLETING))?;
-    let mut body = String::from("<CompleteMultipartUpload>");
-    for (number, part) in (1_u32..).zip(parts) {
-        let tag = part.content_id.replace('&', "&amp;").replace('<', "&lt;").replace('"', "&quot;");
-        body.push_str(&format!("<Part><PartNumber>{number}</PartNumber><ETag>{tag}</ETag></Part>"));
+/// Stall timeouts that pass before a server that has every byte is given up: it may take its time to put a part away,
+/// or an object together.
+const PATIENCE: u32 = 4;
+
+/// An object of S3 and how to reach it.
+#[derive(Debug)]
+pub(crate) struct S3Object {
+    pub(crate) signed: Signed,
+    http: reqwest::Client,
+    options: RemoteOptions,
+    counters: Arc<Counters>,
+}
+
+/// One request.
+struct Ask<'a> {
+    method: Method,
+    path: &'a Path,
+    query: &'a [(&'a str, &'a str)],
+    headers: HeaderMap,
+    body: Bytes,
+    doing: &'static str,
+    retries: u32,
+    patience: u32,
+    /// What to do about a request of which nothing is known but that it was not answered.
+    unanswered: fn(String) -> Failure,
+}
+
+/// What the server said.
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    text: String,
+    /// Whether an earlier try may have taken effect: it was sent, and not answered.
+    in_doubt: bool,
+}
+
+impl S3Object {
+    pub(crate) fn new(signed: Signed, options: &RemoteOptions) -> Result<Self, IoError> {
+        let http = http_client(options, signed.name())?;
+        Ok(Self { signed, http, options: options.clone(), counters: Arc::default() })
     }
-    body.push_str("</CompleteMultipartUpload>");
-    let request = http_client(options, name)?.post(url).headers(headers).body(body);
-    // Whether a request whose answer was lost took effect cannot be told, and the next one would be refused.
-    // And the store may take its time to put an object together.
-    let patience = (options, options.stall_timeout.saturating_mul(4));
-    let (status, text) = send(request, patience, Failure::permanent, name, COMPLETING).await?;
-    match status {
-        StatusCode::PRECONDITION_FAILED | StatusCode::CONFLICT => Err(exists(name)),
-        // The store may keep the connection alive and answer 200 before it knows.
-        StatusCode::OK if !text.contains("<Error>") => Ok(()),
-        _ => Err(refused(status, &text, name, COMPLETING)),
+
+    fn ask<'a>(&'a self, method: Method, doing: &'static str) -> Ask<'a> {
+        Ask {
+            method,
+            path: &self.signed.path,
+            query: &[],
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+            doing,
+            retries: self.options.retries,
+            patience: PATIENCE,
+            unanswered: Failure::transient,
+        }
+    }
+
+    /// Starts an upload. One whose answer is lost stays behind without parts, for a later writer to name.
+    pub(crate) async fn start(&self) -> Result<String, IoError> {
+        let query = [("uploads", "")];
+        let answer = self.send(Ask { query: &query, ..self.ask(Method::POST, STARTING) }).await?;
+        match element(&answer.text, "UploadId") {
+            Some(id) if answer.status.is_success() => Ok(unescaped(id)),
+            _ => Err(self.refused(&answer, STARTING)),
+        }
+    }
+
+    /// Sends part `number`, counted from 1; gives its entity tag.
+    pub(crate) async fn put_part(
+        &self,
+        id: &str,
+        number: u64,
+        body: Bytes,
+    ) -> Result<String, IoError> {
+        let number = number.to_string();
+        let query = [("partNumber", &*number), ("uploadId", id)];
+        let answer =
+            self.send(Ask { query: &query, body, ..self.ask(Method::PUT, UPLOADING) }).await?;
+        match answer.headers.get(header::ETAG).and_then(|tag| tag.to_str().ok()) {
+            Some(tag) if answer.status.is_success() => Ok(tag.to_owned()),
+            _ => Err(self.refused(&answer, UPLOADING)),
+        }
+    }
+
+    /// Makes an object of `len` bytes of the parts with these tags; with `create_only`, unless there is one.
+    pub(crate) async fn complete(
+        &self,
+        id: &str,
+        tags: &[String],
+        len: u64,
+        create_only: bool,
+    ) -> Result<(), IoError> {
+        let mut body = String::from("<CompleteMultipartUpload>");
+        for (number, tag) in (1_u32..).zip(tags) {
+            let tag = tag.replace('&', "&amp;").replace('<', "&lt;").replace('"', "&quot;");
+            body.push_str(&format!(
+                "<Part><PartNumber>{number}</PartNumber><ETag>{tag}</ETag></Part>"
+            ));
+        }
+        body.push_str("</CompleteMultipartUpload>");
+        let query = [("uploadId", id)];
+        let mut ask =
+            Ask { query: &query, body: body.into(), ..self.ask(Method::POST, COMPLETING) };
+        if create_only {
+            ask.headers.insert(header::IF_NONE_MATCH, HeaderValue::from_static("*"));
+            // Whether it took effect cannot be told: the next one would be refused either way.
+            ask.unanswered = Failure::permanent;
+        }
+        let answer = self.send(ask).await?;
+        match answer.status {
+            StatusCode::PRECONDITION_FAILED | StatusCode::CONFLICT if create_only => {
+                Err(exists(self.signed.name()))
+            }
+            // The store may keep the connection alive and answer 200 before it knows.
+            StatusCode::OK if !answer.text.contains("<Error>") => Ok(()),
+            // The upload is gone, and a completion was not answered: most likely it was that which took effect.
+            StatusCode::NOT_FOUND if answer.in_doubt && self.len().await == Some(len) => Ok(()),
+            _ => Err(self.refused(&answer, COMPLETING)),
+        }
+    }
+
+    /// Length of the object, where there is one.
+    pub(crate) async fn len(&self) -> Option<u64> {
+        self.signed.store.head(&self.signed.path).await.ok().map(|head| head.size)
+    }
+
+    /// Removes an upload and its parts.
+    pub(crate) async fn abort(&self, id: &str) -> Result<(), IoError> {
+        let query = [("uploadId", id)];
+        let answer = self.send(Ask { query: &query, ..self.ask(Method::DELETE, REMOVING) }).await?;
+        match answer.status {
+            // An earlier try may have removed it.
+            status if status.is_success() || status == StatusCode::NOT_FOUND => Ok(()),
+            _ => Err(self.refused(&answer, REMOVING)),
+        }
+    }
+
+    /// Names uploads of the object that were never finished. What a killed writer leaves is invisible but costs money;
+    /// only a person knows whether another writer is at work.
+    pub(crate) async fn warn_of_unfinished(&self, key: &str) {
+        // Listing may be forbidden or unknown to the store: no reason not to write, nor to wait long.
+        for upload in self.uploads(key, 0).await.unwrap_or_default() {
+            let location = self.signed.name();
+            tracing::warn!(
+                location,
+                upload,
+                "an earlier upload of this object was never finished; if no other writer is at work, \
+                 --abort-unfinished removes it"
+            );
+        }
+    }
+
+    /// `ListMultipartUploads` of the uploads of `key`. One page holds 1,000, and keys sort before the keys that they
+    /// begin.
+    async fn uploads(&self, key: &str, retries: u32) -> Result<Vec<String>, IoError> {
+        let query = [("uploads", ""), ("prefix", key)];
+        let root = Path::default();
+        let ask = self.ask(Method::GET, LISTING);
+        let answer =
+            self.send(Ask { path: &root, query: &query, retries, patience: 1, ..ask }).await?;
+        match answer.status.is_success() {
+            true => Ok(upload_ids(&answer.text, key)),
+            false => Err(self.refused(&answer, LISTING)),
+        }
+    }
+
+    /// Sends the request until the server answers it with more than that it is busy.
+    async fn send(&self, ask: Ask<'_>) -> Result<Answer, IoError> {
+        let (name, doing) = (self.signed.name(), ask.doing);
+        let mut sign = SignedUrlOptions::new().with_query(ask.query.iter().copied());
+        sign.signed_headers.clone_from(&ask.headers);
+        let store = &self.signed.store;
+        let url = store.signed_url_opts(ask.method.clone(), ask.path, SIGNED_FOR, &sign).await;
+        let mut url = url.map_err(failed(name, doing))?;
+        if self.signed.anonymous {
+            // Signed with placeholders only to learn the address.
+            url.query_pairs_mut().clear().extend_pairs(ask.query);
+        }
+        let counters = Arc::clone(&self.counters);
+        let mut retries = Retries::new(ask.retries, self.options.deadline, counters);
+        let mut in_doubt = false;
+        loop {
+            let request = self.http.request(ask.method.clone(), url.clone());
+            let request = request.headers(ask.headers.clone());
+            let tried = self.exchange(request, ask.body.clone(), ask.patience, ask.unanswered);
+            match retries.within(tried).await {
+                Ok(answer) => return Ok(Answer { in_doubt, ..answer }),
+                Err(failure) => {
+                    in_doubt |= !failure.is_answer();
+                    match retries.wait(failure, false, name).await {
+                        Ok(()) => {}
+                        Err(IoError::Io { source, .. }) => {
+                            return Err(IoError::io(name, doing)(source));
+                        }
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends the request once. It is broken off when nothing moves, however long it takes.
+    async fn exchange(
+        &self,
+        request: reqwest::RequestBuilder,
+        body: Bytes,
+        patience: u32,
+        unanswered: fn(String) -> Failure,
+    ) -> Result<Answer, Failure> {
+        let len = body.len();
+        let (body, taken) = Metered::new(body);
+        let request = request.body(reqwest::Body::wrap(body));
+        self.counters.requests.add(1);
+        let mut exchange = pin!(async {
+            let response = request.send().await?;
+            let (status, headers) = (response.status(), response.headers().clone());
+            Ok((status, headers, response.text().await?))
+        });
+        let (mut before, mut still) = (0, 0);
+        let stall_timeout = self.options.stall_timeout;
+        let outcome: Result<_, reqwest::Error> = loop {
+            if let Ok(outcome) = tokio::time::timeout(stall_timeout, &mut exchange).await {
+                break outcome;
+            }
+            let now = taken.load(Ordering::Relaxed);
+            still = if now > before { 0 } else { still + 1 };
+            before = now;
+            if still >= if now < len { 1 } else { patience } {
+                self.counters.stalls.add(1);
+                return Err(unanswered(format!("no answer for {:?}", stall_timeout * still)));
+            }
+        };
+        let (status, headers, text) = outcome.map_err(|error| match is_hopeless(&error) {
+            true => Failure::permanent(cause(error)),
+            false => unanswered(cause(error)),
+        })?;
+        let is_busy = status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED
+            || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT)
+            || matches!(
+                element(&text, "Code"),
+                Some("InternalError" | "SlowDown" | "ServiceUnavailable" | "RequestTimeout")
+            );
+        match is_busy {
+            true => Err(Failure::busy(answered(&status.to_string(), &text), retry_after(&headers))),
+            false => Ok(Answer { status, headers, text, in_doubt: false }),
+        }
+    }
+
+    fn refused(&self, answer: &Answer, doing: &'static str) -> IoError {
+        let kind = match answer.status {
+            StatusCode::NOT_FOUND => io::ErrorKind::NotFound,
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => io::ErrorKind::PermissionDenied,
+            _ => io::ErrorKind::Other,
+        };
+        let why = answered(&answer.status.to_string(), &answer.text);
+        IoError::io(self.signed.name(), doing)(io::Error::new(kind, why))
     }
 }
 
@@ -65,105 +299,23 @@ pub fn unfinished_uploads(
     options: &RemoteOptions,
     abort: bool,
 ) -> Result<Vec<String>, IoError> {
-    let name = location.to_string();
     let RemoteKind::Object { store: StoreKind::S3, key, .. } = &location.kind else {
         return Ok(Vec::new());
     };
     block_on(async {
-        let signed = Signed::new(location, options).await?;
-        let listing = list_uploads(&signed, key, options).await?;
-        let ids = upload_ids(&listing, key);
+        let object = S3Object::new(Signed::new(location, options).await?, options)?;
+        let ids = object.uploads(key, options.retries).await?;
         if abort {
             for id in &ids {
-                let done = signed.store.abort_multipart(&signed.path, id).await;
-                done.map_err(failed(&name, "remove an unfinished upload of"))?;
+                object.abort(id).await?;
             }
         }
         Ok(ids)
     })
 }
 
-/// Names uploads of the object that were never finished. What a killed writer leaves is invisible but costs money;
-/// only a person knows whether another writer is at work.
-pub(crate) async fn warn_of_unfinished(signed: &Signed, key: &str, options: &RemoteOptions) {
-    // Listing may be forbidden or unknown to the store: no reason not to write, nor to wait long.
-    let once = RemoteOptions { retries: 0, ..options.clone() };
-    let listing = list_uploads(signed, key, &once).await.unwrap_or_default();
-    for upload in upload_ids(&listing, key) {
-        let location = signed.name();
-        tracing::warn!(location, upload, "an earlier upload of this object was never finished");
-    }
-}
-
-/// `ListMultipartUploads` of the uploads whose key begins with `key`. One page holds 1,000, and keys sort before the
-/// keys that they begin.
-async fn list_uploads(
-    signed: &Signed,
-    key: &str,
-    options: &RemoteOptions,
-) -> Result<String, IoError> {
-    let name = signed.name();
-    let sign = SignedUrlOptions::new().with_query([("uploads", ""), ("prefix", key)]);
-    let url = signed.store.signed_url_opts(Method::GET, &Path::default(), SIGNED_FOR, &sign).await;
-    let request = http_client(options, name)?.get(url.map_err(failed(name, LISTING))?);
-    let patience = (options, options.stall_timeout);
-    let (status, text) = send(request, patience, Failure::transient, name, LISTING).await?;
-    if status.is_success() { Ok(text) } else { Err(refused(status, &text, name, LISTING)) }
-}
-
-/// What to do about a request of which nothing is known but that it was not answered.
-type Unanswered = fn(String) -> Failure;
-
-/// Sends `request` until the server is not too busy for it, with so much patience for each try.
-async fn send(
-    request: reqwest::RequestBuilder,
-    (options, patience): (&RemoteOptions, Duration),
-    broken: Unanswered,
-    name: &str,
-    doing: &'static str,
-) -> Result<(StatusCode, String), IoError> {
-    let mut retries = Retries::new(options.retries, options.deadline, Arc::default());
-    loop {
-        let tried = async {
-            let request = request.try_clone();
-            let request = request.ok_or_else(|| Failure::permanent("a body that is a stream"))?;
-            let exchange = async {
-                let response = request.send().await?;
-                let (status, headers) = (response.status(), response.headers().clone());
-                Ok((status, headers, response.text().await?))
-            };
-            let answered = tokio::time::timeout(patience, exchange).await;
-            let answered = answered.map_err(|_| broken(format!("no answer for {patience:?}")))?;
-            let answered: Result<_, reqwest::Error> = answered;
-            let (status, headers, text) = answered.map_err(|error| broken(cause(error)))?;
-            match element(&text, "Code") {
-                Some(code @ ("InternalError" | "SlowDown" | "ServiceUnavailable")) => {
-                    Err(Failure::busy(format!("the server answered {code}"), None))
-                }
-                _ if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
-                    Err(refusal(status, &headers, false))
-                }
-                _ => Ok((status, text)),
-            }
-        };
-        match retries.within(tried).await {
-            Ok(answer) => return Ok(answer),
-            Err(failure) => match retries.wait(failure, false, name).await {
-                Ok(()) => {}
-                Err(IoError::Io { source, .. }) => return Err(IoError::io(name, doing)(source)),
-                Err(error) => return Err(error),
-            },
-        }
-    }
-}
-
-fn refused(status: StatusCode, text: &str, name: &str, doing: &'static str) -> IoError {
-    let kind = match status {
-        StatusCode::NOT_FOUND => io::ErrorKind::NotFound,
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => io::ErrorKind::PermissionDenied,
-        _ => io::ErrorKind::Other,
-    };
-    IoError::io(name, doing)(io::Error::new(kind, answered(&status.to_string(), text)))
+pub(crate) fn exists(name: &str) -> IoError {
+    IoError::io(name, "create")(io::ErrorKind::AlreadyExists.into())
 }
 
 /// What the server said: its status and S3's code for the reason. The rest of its text may hold what it was sent:
@@ -182,13 +334,15 @@ fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
     Some(rest.split_once(&format!("</{name}>"))?.0)
 }
 
+fn unescaped(text: &str) -> String {
+    let text = text.replace("&lt;", "<").replace("&gt;", ">");
+    let text = text.replace("&quot;", "\"").replace("&#34;", "\"").replace("&apos;", "'");
+    text.replace("&#39;", "'").replace("&amp;", "&")
+}
+
 /// Upload ids of exactly `key` in a `ListMultipartUploadsResult`.
 fn upload_ids(listing: &str, key: &str) -> Vec<String> {
-    let text = |upload, name| {
-        let text = element(upload, name)?.replace("&lt;", "<").replace("&gt;", ">");
-        let text = text.replace("&quot;", "\"").replace("&#34;", "\"").replace("&apos;", "'");
-        Some(text.replace("&#39;", "'").replace("&amp;", "&"))
-    };
+    let text = |upload, name| element(upload, name).map(unescaped);
     let uploads = listing.split("<Upload>").skip(1);
     uploads
         .filter(|upload| text(upload, "Key").as_deref() == Some(key))

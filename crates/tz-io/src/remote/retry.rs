@@ -66,6 +66,11 @@ impl Failure {
         Self { kind: Kind::Changed, source: io::Error::other("the object was replaced") }
     }
 
+    /// Whether the server said so, and did nothing else.
+    pub(crate) fn is_answer(&self) -> bool {
+        self.source.kind() == io::ErrorKind::ResourceBusy
+    }
+
     pub(crate) fn into_io(self) -> io::Error {
         self.source
     }
@@ -98,7 +103,7 @@ pub(crate) fn refusal(status: StatusCode, headers: &HeaderMap, conditional: bool
 }
 
 /// Seconds; the HTTP-date form is rare and waits as usual.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     headers.get(header::RETRY_AFTER)?.to_str().ok()?.parse().ok().map(Duration::from_secs)
 }
 

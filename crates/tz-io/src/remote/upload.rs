@@ -14,9 +14,9 @@ use object_store::multipart::PartId;
 use object_store::{MultipartId, PutMode, PutOptions, PutPayload};
 use tokio::sync::watch;
 
-use super::object::{Signed, failed, reason};
+use super::object::{Signed, failed};
 use super::options::RemoteOptions;
-use super::presigned::{complete_if_absent, warn_of_unfinished};
+use super::presigned::{S3Object, exists};
 use super::runtime::{block_on, runtime};
 use super::target::{RemoteKind, RemoteLocation, StoreKind};
 use crate::error::IoError;
@@ -30,6 +30,8 @@ const MIN_PART_LEN: u64 = 5 << 20;
 const MAX_PARTS: u64 = 10_000;
 /// Part lengths are rounded up to this.
 const PART_QUANTUM: u64 = 1 << 20;
+/// What a part's failure is said to have befallen.
+const UPLOADING: &str = "upload to";
 /// Time that parts on their way get to arrive before a failed upload is aborted: an abort that overtakes a part
 /// leaves it behind.
 const GRACE: Duration = Duration::from_secs(5);
@@ -48,13 +50,92 @@ pub(crate) struct MultipartOutput {
 
 #[derive(Debug)]
 struct Shared {
-    signed: Signed,
-    /// `None` where the object is one part and is put in one request.
-    id: Option<MultipartId>,
+    name: String,
+    route: Route,
     state: Mutex<State>,
     changed: Condvar,
     /// Set to break off the parts on their way.
     stopped: watch::Sender<bool>,
+}
+
+/// How the bytes get there.
+#[derive(Debug)]
+enum Route {
+    /// The object is one part and is put in one request.
+    One(Signed, PutMode),
+    /// Parts of an upload to S3.
+    S3(Box<S3Object>, String),
+    /// Parts of an upload to another store.
+    Other(Signed, MultipartId),
+}
+
+impl Route {
+    /// Sends one part, counted from 0, or the whole object. Gives the part's entity tag.
+    async fn put(&self, part: u64, bytes: Bytes) -> Result<String, IoError> {
+        match self {
+            Self::One(Signed { store, path, .. }, mode) => {
+                let put = store.put_opts(path, bytes.into(), PutOptions::from(mode.clone())).await;
+                let create_only = *mode == PutMode::Create;
+                match put {
+                    Ok(put) => Ok(put.e_tag.unwrap_or_default()),
+                    Err(
+                        object_store::Error::AlreadyExists { .. }
+                        | object_store::Error::Precondition { .. },
+                    ) if create_only => Err(exists(self.name())),
+                    Err(error) => Err(failed(self.name(), UPLOADING)(error)),
+                }
+            }
+            Self::S3(object, id) => object.put_part(id, part + 1, bytes).await,
+            Self::Other(Signed { store, path, .. }, id) => {
+                let part = usize::try_from(part).unwrap_or(usize::MAX);
+                let put = store.put_part(path, id, part, PutPayload::from(bytes)).await;
+                put.map(|put| put.content_id).map_err(failed(self.name(), UPLOADING))
+            }
+        }
+    }
+
+    /// Makes the object visible.
+    async fn complete(
+        &self,
+        tags: Vec<String>,
+        len: u64,
+        create_only: bool,
+    ) -> Result<(), IoError> {
+        match self {
+            Self::One(..) => Ok(()),
+            Self::S3(object, id) => object.complete(id, &tags, len, create_only).await,
+            Self::Other(Signed { store, path, .. }, id) => {
+                let parts = tags.into_iter().map(|content_id| PartId { content_id }).collect();
+                let done = store.complete_multipart(path, id, parts).await;
+                done.map(drop).map_err(failed(self.name(), "complete the upload to"))
+            }
+        }
+    }
+
+    async fn abort(&self) -> Result<(), IoError> {
+        match self {
+            Self::One(..) => Ok(()),
+            Self::S3(object, id) => object.abort(id).await,
+            Self::Other(Signed { store, path, .. }, id) => {
+                let done = store.abort_multipart(path, id).await;
+                done.map_err(failed(self.name(), "remove an unfinished upload of"))
+            }
+        }
+    }
+
+    fn name(&self) -> &str {
+        match self {
+            Self::One(signed, _) | Self::Other(signed, _) => signed.name(),
+            Self::S3(object, _) => object.signed.name(),
+        }
+    }
+
+    fn upload(&self) -> Option<&str> {
+        match self {
+            Self::One(..) => None,
+            Self::S3(_, id) | Self::Other(_, id) => Some(id),
+        }
+    }
 }
 
 impl Shared {
@@ -65,34 +146,16 @@ impl Shared {
     fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
     }
-
-    /// Sends one part, or the whole object.
-    async fn put(
-        &self,
-        part: u64,
-        payload: PutPayload,
-        mode: PutMode,
-    ) -> Result<PartId, object_store::Error> {
-        let Signed { store, path, .. } = &self.signed;
-        match &self.id {
-            Some(id) => {
-                let part = usize::try_from(part).unwrap_or(usize::MAX);
-                store.put_part(path, id, part, payload).await
-            }
-            None => {
-                let put = store.put_opts(path, payload, PutOptions::from(mode)).await?;
-                Ok(PartId { content_id: put.e_tag.unwrap_or_default() })
-            }
-        }
-    }
 }
 
 #[derive(Debug, Default)]
 struct State {
     filling: HashMap<u64, Part>,
+    /// Memory of parts that have arrived, for those to come.
+    spare: Vec<Vec<u8>>,
     sending: usize,
-    sent: HashMap<u64, PartId>,
-    failed: Option<object_store::Error>,
+    sent: HashMap<u64, String>,
+    failed: Option<IoError>,
 }
 
 #[derive(Debug)]
@@ -118,45 +181,43 @@ impl MultipartOutput {
         };
         let is_s3 = *store == StoreKind::S3;
         let part_len = part_len(file_len, memory);
-        block_on(async {
+        let route = block_on(async {
             let signed = Signed::new(location, options).await?;
             let one_part = file_len <= part_len;
-            if create_only && !one_part {
-                if !is_s3 {
+            if one_part {
+                let mode = if create_only { PutMode::Create } else { PutMode::Overwrite };
+                return Ok(Route::One(signed, mode));
+            }
+            if !is_s3 {
+                if create_only {
                     let why = "only S3 can create a large object conditionally";
                     return Err(IoError::Unsupported { location: name.clone(), why });
                 }
-                // Cheaper to learn now than after the upload; the completion decides.
-                if object_store::ObjectStoreExt::head(&*signed.store, &signed.path).await.is_ok() {
-                    return Err(exists(&name));
-                }
-            }
-            let id = if one_part {
-                None
-            } else {
-                if is_s3 {
-                    warn_of_unfinished(&signed, key, options).await;
-                }
                 let id = signed.store.create_multipart(&signed.path).await;
-                Some(id.map_err(failed(&name, "start an upload to"))?)
-            };
-            let (state, changed) = (Mutex::default(), Condvar::new());
-            let shared = Shared { signed, id, state, changed, stopped: watch::Sender::new(false) };
-            let most_buffers = usize::try_from(memory / part_len).unwrap_or(usize::MAX).max(2);
-            Ok(Self {
-                shared: Arc::new(shared),
-                options: options.clone(),
-                file_len,
-                part_len,
-                most_buffers,
-                create_only,
-                finished: false,
-            })
+                let id = id.map_err(failed(&name, "start an upload to"))?;
+                return Ok(Route::Other(signed, id));
+            }
+            let object = S3Object::new(signed, options)?;
+            // Cheaper to learn now than after the upload; the completion decides.
+            if create_only && object.len().await.is_some() {
+                return Err(exists(&name));
+            }
+            object.warn_of_unfinished(key).await;
+            let id = object.start().await?;
+            Ok(Route::S3(Box::new(object), id))
+        })?;
+        let (state, changed) = (Mutex::default(), Condvar::new());
+        let shared = Shared { name, route, state, changed, stopped: watch::Sender::new(false) };
+        let most_buffers = usize::try_from(memory / part_len).unwrap_or(usize::MAX).max(2);
+        Ok(Self {
+            shared: Arc::new(shared),
+            options: options.clone(),
+            file_len,
+            part_len,
+            most_buffers,
+            create_only,
+            finished: false,
         })
-    }
-
-    fn name(&self) -> &str {
-        self.shared.signed.name()
     }
 
     /// Copies `bytes` into one part; gives the part back once it is full.
@@ -171,12 +232,13 @@ impl MultipartOutput {
             state = self.shared.wait(state);
         }
         if let Some(error) = state.failed.take() {
-            return Err(failed(self.name(), "upload to")(error));
+            return Err(error);
         }
         let len =
             usize::try_from(self.part_len.min(self.file_len - part * self.part_len)).unwrap_or(0);
+        let State { filling, spare, .. } = &mut *state;
         let filling =
-            state.filling.entry(part).or_insert_with(|| Part { bytes: vec![0; len], filled: 0 });
+            filling.entry(part).or_insert_with(|| Part { bytes: room(spare, len), filled: 0 });
         if let Some(place) = filling.bytes.get_mut(at..at + bytes.len()) {
             place.copy_from_slice(bytes);
         }
@@ -191,24 +253,27 @@ impl MultipartOutput {
 
     fn send(&self, part: u64, bytes: Vec<u8>) {
         let shared = Arc::clone(&self.shared);
-        let mode = if self.create_only { PutMode::Create } else { PutMode::Overwrite };
         runtime().spawn(async move {
-            let payload = PutPayload::from(Bytes::from(bytes));
+            let bytes = Bytes::from(bytes);
             let mut stopped = shared.stopped.subscribe();
             let result = tokio::select! {
-                result = shared.put(part, payload, mode) => Some(result),
+                result = shared.route.put(part, bytes.clone()) => Some(result),
                 _ = stopped.wait_for(|stopped| *stopped) => None,
             };
             let mut state = shared.state();
             state.sending -= 1;
             match result {
-                Some(Ok(id)) => {
-                    state.sent.insert(part, id);
+                Some(Ok(tag)) => {
+                    state.sent.insert(part, tag);
                 }
                 Some(Err(error)) => {
                     state.failed.get_or_insert(error);
                 }
                 None => {}
+            }
+            // A connection that is about to end may still hold it.
+            if bytes.is_unique() {
+                state.spare.push(bytes.into());
             }
             shared.changed.notify_all();
         });
@@ -220,40 +285,35 @@ impl MultipartOutput {
             self.shared.state().sending += 1;
             self.send(0, Vec::new());
         }
-        let parts = self.parts()?;
-        if let Some(id) = &self.shared.id {
-            if self.create_only {
-                let Self { shared, options, .. } = &self;
-                block_on(complete_if_absent(&shared.signed, id, &parts, options))?;
-            } else {
-                let Signed { store, path, .. } = &self.shared.signed;
-                let done = block_on(store.complete_multipart(path, id, parts));
-                done.map_err(failed(self.name(), "complete the upload to"))?;
-            }
-        }
+        let tags = self.tags()?;
+        block_on(self.shared.route.complete(tags, self.file_len, self.create_only))?;
         self.finished = true;
         Ok(())
     }
 
-    fn parts(&self) -> Result<Vec<PartId>, IoError> {
+    fn tags(&self) -> Result<Vec<String>, IoError> {
         let mut state = self.shared.state();
         while state.sending > 0 && state.failed.is_none() {
             state = self.shared.wait(state);
         }
-        match state.failed.take() {
-            Some(
-                object_store::Error::AlreadyExists { .. }
-                | object_store::Error::Precondition { .. },
-            ) if self.create_only => {
-                return Err(exists(self.name()));
-            }
-            Some(error) => return Err(failed(self.name(), "upload to")(error)),
-            None => {}
+        if let Some(error) = state.failed.take() {
+            return Err(error);
         }
         let count = self.file_len.div_ceil(self.part_len).max(1);
-        let parts: Option<Vec<PartId>> = (0..count).map(|part| state.sent.remove(&part)).collect();
+        let tags: Option<Vec<String>> = (0..count).map(|part| state.sent.remove(&part)).collect();
         let missing = || io::Error::other("a part was never written");
-        parts.ok_or_else(|| IoError::io(self.name(), "complete the upload to")(missing()))
+        tags.ok_or_else(|| IoError::io(&self.shared.name, "complete the upload to")(missing()))
+    }
+}
+
+/// Memory of a part: what it holds is written over before it is sent.
+fn room(spare: &mut Vec<Vec<u8>>, len: usize) -> Vec<u8> {
+    match spare.pop() {
+        Some(mut bytes) => {
+            bytes.resize(len, 0);
+            bytes
+        }
+        None => vec![0; len],
     }
 }
 
@@ -277,8 +337,7 @@ impl Output for MultipartOutput {
 
 impl Drop for MultipartOutput {
     fn drop(&mut self) {
-        if let (false, Some(id)) = (self.finished, &self.shared.id) {
-            let Signed { store, path, .. } = &self.shared.signed;
+        if let (false, Some(id)) = (self.finished, self.shared.route.upload()) {
             let on_their_way = |state: &mut State| state.sending > 0;
             let waited =
                 self.shared.changed.wait_timeout_while(self.shared.state(), GRACE, on_their_way);
@@ -290,18 +349,19 @@ impl Drop for MultipartOutput {
             }
             drop(state);
             let patience = self.options.stall_timeout;
-            let abort = store.abort_multipart(path, id);
+            let abort = self.shared.route.abort();
             // A timer belongs to the runtime: it is made inside.
             let why = match block_on(async { tokio::time::timeout(patience, abort).await }) {
                 Ok(Ok(())) => return,
-                Ok(Err(error)) => reason(&error),
+                Ok(Err(error)) => std::error::Error::source(&error)
+                    .map_or_else(|| error.to_string(), ToString::to_string),
                 Err(_) => format!("no answer for {patience:?}"),
             };
             tracing::warn!(
-                location = self.name(),
+                location = self.shared.name,
                 upload = id,
                 error = why,
-                "the unfinished upload could not be removed"
+                "the unfinished upload could not be removed; --abort-unfinished removes it with the next one"
             );
         }
     }
@@ -311,10 +371,6 @@ impl Drop for MultipartOutput {
 fn part_len(file_len: u64, memory: u64) -> u64 {
     let wanted = PART_LEN.min(memory / 4).max(MIN_PART_LEN);
     wanted.max(file_len.div_ceil(MAX_PARTS)).next_multiple_of(PART_QUANTUM)
-}
-
-pub(crate) fn exists(name: &str) -> IoError {
-    IoError::io(name, "create")(io::ErrorKind::AlreadyExists.into())
 }
 
 #[cfg(test)]

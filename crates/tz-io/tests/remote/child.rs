@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::env;
 use std::io::Write;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 use tz_io::{
@@ -84,6 +84,11 @@ impl Job {
         std::fs::create_dir_all(path.parent().expect("in the home")).expect("folder");
         std::fs::write(path, text).expect("written");
         self
+    }
+
+    /// Starts it and leaves it to itself.
+    pub(crate) fn spawn(mut self) -> Child {
+        self.command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("a child")
     }
 
     pub(crate) fn run(mut self) -> Outcome {

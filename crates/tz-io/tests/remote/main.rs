@@ -6,13 +6,17 @@ mod server;
 
 mod changed;
 mod concurrency;
+mod copies;
 mod credentials;
 mod edges;
 mod faults;
 mod fronts;
+mod killed;
 mod memory;
 mod one_percent;
 mod proxies;
 mod requests;
 mod secrets;
 mod tls;
+mod upload;
+mod upload_faults;

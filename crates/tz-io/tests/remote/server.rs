@@ -14,7 +14,8 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
+use std::time::Duration;
 
 use http::{HeaderMap, Method, Request, Response};
 use hyper::body::Incoming;
@@ -73,6 +74,7 @@ struct Shared {
     site: Arc<dyn Site>,
     rules: Mutex<Vec<Rule>>,
     log: Mutex<Vec<Record>>,
+    came: Condvar,
     in_flight: Arc<AtomicUsize>,
     most_in_flight: AtomicUsize,
     connections: AtomicUsize,
@@ -81,13 +83,17 @@ struct Shared {
 
 /// Requests that are answered once all of them have come.
 struct Meeting {
+    when: Box<dyn Fn(&Record) -> bool + Send>,
     barrier: Arc<Barrier>,
     to_come: usize,
 }
 
 impl Meeting {
     /// The place to wait at, for those who are to come.
-    fn join(&mut self) -> Option<Arc<Barrier>> {
+    fn join(&mut self, record: &Record) -> Option<Arc<Barrier>> {
+        if !(self.when)(record) {
+            return None;
+        }
         self.to_come = self.to_come.checked_sub(1)?;
         Some(Arc::clone(&self.barrier))
     }
@@ -131,6 +137,7 @@ impl Server {
             site: Arc::new(site),
             rules: Mutex::default(),
             log: Mutex::default(),
+            came: Condvar::new(),
             in_flight: Arc::default(),
             most_in_flight: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
@@ -158,6 +165,11 @@ impl Server {
         self.shared.rules.lock().expect("no panic").push(rule);
     }
 
+    /// Takes back every fault.
+    pub(crate) fn forgive(&self) {
+        self.shared.rules.lock().expect("no panic").clear();
+    }
+
     /// Lets `fault` befall about this share of the requests after the first, the same numbers for the same seed.
     pub(crate) fn fault_share(&self, share: f64, seed: u64, fault: Fault) {
         let hit = move |record: &Record| {
@@ -169,13 +181,28 @@ impl Server {
 
     /// Lets the next so many requests wait for each other.
     pub(crate) fn meet(&self, size: usize) {
-        let meeting = Meeting { barrier: Arc::new(Barrier::new(size)), to_come: size };
+        self.meet_if(|_| true, size);
+    }
+
+    /// Lets the next so many requests for which `when` holds wait for each other.
+    pub(crate) fn meet_if(&self, when: impl Fn(&Record) -> bool + Send + 'static, size: usize) {
+        let barrier = Arc::new(Barrier::new(size));
+        let meeting = Meeting { when: Box::new(when), barrier, to_come: size };
         *self.shared.meeting.lock().expect("no panic") = Some(meeting);
     }
 
     /// Every request so far.
     pub(crate) fn log(&self) -> Vec<Record> {
         self.shared.log.lock().expect("no panic").clone()
+    }
+
+    /// Waits until a request for which `is_it` holds has come.
+    pub(crate) fn wait_for(&self, is_it: impl Fn(&Record) -> bool) {
+        let log = self.shared.log.lock().expect("no panic");
+        let patience = Duration::from_secs(60);
+        let none = |log: &mut Vec<Record>| !log.iter().any(&is_it);
+        let waited = self.shared.came.wait_timeout_while(log, patience, none).expect("no panic");
+        assert!(!waited.1.timed_out(), "{:?}", waited.0);
     }
 
     /// How many requests there were so far.
@@ -242,7 +269,10 @@ impl Shared {
         let counted = Counted::new(Arc::clone(&self.in_flight));
         self.most_in_flight.fetch_max(counted.now, Ordering::SeqCst);
         let record = self.note(&request);
-        let meeting = self.meeting.lock().expect("no panic").as_mut().and_then(Meeting::join);
+        let meeting = {
+            let mut meeting = self.meeting.lock().expect("no panic");
+            meeting.as_mut().and_then(|meeting| meeting.join(&record))
+        };
         if let Some(barrier) = meeting {
             barrier.wait().await;
         }
@@ -270,6 +300,7 @@ impl Shared {
             headers: request.headers().clone(),
         };
         log.push(record.clone());
+        self.came.notify_all();
         record
     }
 }

@@ -29,6 +29,8 @@ pub(crate) enum Fault {
     Stall { after: usize },
     /// The connection is reset before any answer.
     HangUp,
+    /// The request takes effect, and the connection is reset before the answer.
+    Forget,
     /// No answer comes.
     Silence,
     /// The request is read whole and answered with this status, headers and text.
@@ -82,6 +84,11 @@ impl Fault {
             }
             Self::HangUp => {
                 reset.on();
+                return Err(io::ErrorKind::ConnectionReset.into());
+            }
+            Self::Forget => {
+                reset.on();
+                drop(site.reply(request).await);
                 return Err(io::ErrorKind::ConnectionReset.into());
             }
             Self::Silence => std::future::pending().await,

@@ -1,9 +1,11 @@
-//! S3 as `s3s-fs` serves it, and the listing of uploads that it lacks. Owns [`S3`].
+//! S3 as `s3s-fs` serves it, and what it lacks: the listing of uploads, and a word for those that are gone. Owns [`S3`].
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use http::{Method, Request, Response};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use s3s::auth::SimpleAuth;
 use s3s::host::SingleDomain;
@@ -23,6 +25,8 @@ pub(crate) const BUCKET: &str = "bucket";
 pub(crate) struct S3 {
     service: S3Service,
     folder: Arc<TempDir>,
+    /// Key of every upload that was ever started, by its id.
+    uploads: Arc<Mutex<BTreeMap<String, String>>>,
 }
 
 impl S3 {
@@ -46,7 +50,7 @@ impl S3 {
         if let Some(domain) = domain {
             builder.set_host(SingleDomain::new(domain).expect("a domain"));
         }
-        Self { service: builder.build(), folder }
+        Self { service: builder.build(), folder, uploads: Arc::default() }
     }
 
     /// Where the object is kept; it exists once it is visible.
@@ -77,34 +81,56 @@ impl Site for S3 {
     fn reply(&self, request: Request<Incoming>) -> ReplyFuture {
         let this = self.clone();
         Box::pin(async move {
-            let is_listing = request.method() == Method::GET
-                && request
-                    .uri()
-                    .query()
-                    .is_some_and(|query| query.split('&').any(|q| q.starts_with("uploads")));
+            let (method, uri) = (request.method().clone(), request.uri().clone());
+            let query = uri.query().unwrap_or_default().as_bytes();
+            let query: BTreeMap<_, _> = url::form_urlencoded::parse(query).collect();
+            let is_about_uploads = query.contains_key("uploads");
             let reply = this.service.call(request.map(s3s::Body::from)).await;
             let Ok(reply) = reply else { return plain(500, "s3s-fs failed") };
-            // The signature has passed by the time the operation turns out to be missing.
-            if is_listing && reply.status() == 501 {
-                return plain(200, this.listing());
-            }
             let (head, body) = reply.into_parts();
-            Response::from_parts(head, adopt(body))
+            match (method, is_about_uploads, head.status.as_u16()) {
+                (Method::POST, true, 200) => {
+                    let text = adopt(body).collect().await.expect("a body").to_bytes();
+                    this.note_upload(uri.path(), std::str::from_utf8(&text).expect("UTF-8"));
+                    plain(200, text)
+                }
+                // The signature has passed by the time the operation turns out to be missing.
+                (Method::GET, true, 501) => plain(200, this.listing(&query["prefix"])),
+                // `s3s-fs` says that it is not allowed.
+                (_, _, 403) if query.get("uploadId").is_some_and(|id| !this.is_open(id)) => {
+                    plain(404, "<Error><Code>NoSuchUpload</Code></Error>")
+                }
+                _ => Response::from_parts(head, adopt(body)),
+            }
         })
     }
 }
 
 impl S3 {
-    /// Every upload under way as `ListMultipartUploads` tells it. `s3s-fs` notes no key with an upload; tests have one.
-    fn listing(&self) -> String {
+    fn note_upload(&self, path: &str, reply: &str) {
+        let (_, rest) = reply.split_once("<UploadId>").expect("an upload");
+        let (id, _) = rest.split_once("</UploadId>").expect("an id");
+        let key = path.trim_start_matches(&format!("/{BUCKET}/")).to_owned();
+        self.uploads.lock().expect("no panic").insert(id.to_owned(), key);
+    }
+
+    fn is_open(&self, id: &str) -> bool {
+        self.uploads().iter().any(|(open, _)| open == id)
+    }
+
+    /// Ids and keys of the uploads that were neither completed nor aborted.
+    pub(crate) fn uploads(&self) -> Vec<(String, String)> {
+        let leftovers = self.leftovers();
+        let is_open = |id: &str| leftovers.contains(&format!(".upload-{id}.json"));
+        let uploads = self.uploads.lock().expect("no panic").clone();
+        uploads.into_iter().filter(|(id, _)| is_open(id)).collect()
+    }
+
+    /// `ListMultipartUploads`, which `s3s-fs` lacks.
+    fn listing(&self, prefix: &str) -> String {
         let mut text = String::from("<ListMultipartUploadsResult>");
-        for name in self.leftovers() {
-            let id = name.strip_prefix(".upload-").and_then(|name| name.strip_suffix(".json"));
-            if let Some(id) = id {
-                text.push_str(&format!(
-                    "<Upload><Key>model.tensors</Key><UploadId>{id}</UploadId></Upload>"
-                ));
-            }
+        for (id, key) in self.uploads().into_iter().filter(|(_, key)| key.starts_with(prefix)) {
+            text.push_str(&format!("<Upload><Key>{key}</Key><UploadId>{id}</UploadId></Upload>"));
         }
         text.push_str("</ListMultipartUploadsResult>");
         text
