@@ -5,11 +5,10 @@ use std::path::{Path, PathBuf};
 use serde_json::Map;
 use tz_format::{Dtype, TensorSpec};
 use tz_io::{Location, WriteOptions, copy, write};
-use tz_model::{Checkpoint, SourceTensor};
+use tz_model::{ArtifactDir, Checkpoint, SourceTensor};
 
 use crate::config::AdapterConfig;
 use crate::error::Error;
-use crate::folder::Folder;
 use crate::image::{self, Image};
 use crate::refusal::Refusal;
 use crate::rules::Rules;
@@ -117,6 +116,12 @@ impl Adapter {
         &self.tensors
     }
 
+    /// Their data, to be written elsewhere by other means than [`Self::publish`]: a `TensorSource`.
+    #[must_use]
+    pub fn source(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
     /// The file that holds them.
     #[must_use]
     pub fn weights(&self) -> &Path {
@@ -146,7 +151,7 @@ impl Adapter {
     ///
     /// # Errors
     /// As [`Self::publish`].
-    pub fn pack(&self, folder: &Folder, options: &WriteOptions) -> Result<Published, Error> {
+    pub fn pack(&self, folder: &ArtifactDir, options: &WriteOptions) -> Result<Published, Error> {
         self.publish(folder, Forms::PACKED, options)
     }
 
@@ -161,7 +166,7 @@ impl Adapter {
     /// [`Error::Io`], and [`Error::Checkpoint`] where the weights cannot be read.
     pub fn publish(
         &self,
-        folder: &Folder,
+        folder: &ArtifactDir,
         forms: Forms,
         options: &WriteOptions,
     ) -> Result<Published, Error> {

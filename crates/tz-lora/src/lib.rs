@@ -6,17 +6,18 @@
 //! and never repairs.
 //!
 //! - [`Adapter`] is a directory that PEFT wrote. [`Adapter::validate`] compares it with [`Rules`];
-//!   [`Adapter::publish`] writes either form, or both, to a [`Folder`] on disk or in an object store.
+//!   [`Adapter::publish`] writes either form, or both, to an [`ArtifactDir`], a
+//!   folder on disk or a prefix of an object store.
 //! - [`PackedAdapter`] is what [`Adapter::pack`] wrote. Its [`file`](PackedAdapter::file) loads with one plan into
 //!   host memory ([`PackedAdapter::load`]) or through any `tz_io::BufferPool`, such as a GPU's ring;
 //!   [`PackedAdapter::unpack`] gives the PEFT directory back.
 //!
 //! ```
 //! use tz_io::{OpenOptions, ReadOptions, WriteOptions};
-//! use tz_lora::{Adapter, Folder, PackedAdapter, Rules};
+//! use tz_lora::{Adapter, ArtifactDir, PackedAdapter, Rules};
 //!
 //! # let dir = tempfile::tempdir()?;
-//! # let (peft, packed) = (dir.path().join("peft"), dir.path().join("packed"));
+//! # let (peft, packed) = (dir.path().join("peft"), dir.path().join("packed").display().to_string());
 //! # std::fs::create_dir(&peft)?;
 //! # let config = r#"{"r": 1, "lora_alpha": 2, "target_modules": ["up_proj"]}"#;
 //! # std::fs::write(peft.join("adapter_config.json"), config)?;
@@ -27,9 +28,10 @@
 //! # std::fs::write(peft.join("adapter_model.safetensors"), bytes)?;
 //! let adapter = Adapter::open(&peft)?;
 //! adapter.validate(&Rules::default().with_max_lora_rank(16))?;
-//! adapter.pack(&Folder::from(&packed), &WriteOptions::default())?;
+//! let packed = ArtifactDir::parse(&packed)?;
+//! adapter.pack(&packed, &WriteOptions::default())?;
 //!
-//! let packed = PackedAdapter::open(&Folder::from(&packed), &OpenOptions::default())?;
+//! let packed = PackedAdapter::open(&packed, &OpenOptions::default())?;
 //! let tensors = packed.load(&ReadOptions::default())?;
 //! assert_eq!(tensors.iter().count(), 2);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -40,7 +42,6 @@ mod adapter;
 mod base;
 mod config;
 mod error;
-mod folder;
 mod image;
 mod names;
 mod packed;
@@ -57,12 +58,13 @@ pub use adapter::{Adapter, AdapterTensor, Forms};
 pub use base::BaseModel;
 pub use config::{AdapterConfig, Targets};
 pub use error::Error;
-pub use folder::Folder;
 pub use names::{LoraName, NameFault, Role};
 pub use packed::PackedAdapter;
 pub use refusal::Refusal;
 pub use rules::Rules;
 pub use stage::{Published, PublishedFile};
+/// Where adapters are read from and written to.
+pub use tz_model::ArtifactDir;
 
 /// Name of an adapter's configuration, in either form.
 pub const CONFIG_FILE: &str = "adapter_config.json";

@@ -2,12 +2,11 @@
 
 use tz_format::{Dtype, TensorEntry};
 use tz_io::{HostTensors, IoError, OpenOptions, ReadOptions, Selection, TensorFile, WriteOptions};
-use tz_model::Checkpoint;
+use tz_model::{ArtifactDir, Checkpoint};
 
 use crate::adapter::AdapterTensor;
 use crate::config::AdapterConfig;
 use crate::error::Error;
-use crate::folder::Folder;
 use crate::image::{Image, KEPT_HEADER};
 use crate::refusal::Refusal;
 use crate::rules::Rules;
@@ -27,9 +26,9 @@ impl PackedAdapter {
     ///
     /// # Errors
     /// [`Error::Io`] where one of them cannot be read, [`Error::Config`].
-    pub fn open(folder: &Folder, options: &OpenOptions) -> Result<Self, Error> {
-        let config = AdapterConfig::read(&folder.file(CONFIG_FILE)?, &options.remote)?;
-        let file = TensorFile::open_with(&folder.file(PACKED_FILE)?, options)?;
+    pub fn open(folder: &ArtifactDir, options: &OpenOptions) -> Result<Self, Error> {
+        let config = AdapterConfig::read(&folder.join(CONFIG_FILE)?, &options.remote)?;
+        let file = TensorFile::open_with(&folder.join(PACKED_FILE)?, options)?;
         let tensor = |entry: &TensorEntry| AdapterTensor {
             name: entry.path.to_string(),
             dtype: entry.dtype,
@@ -96,7 +95,7 @@ impl PackedAdapter {
     /// where safetensors lacks an element type.
     pub fn unpack(
         &self,
-        folder: &Folder,
+        folder: &ArtifactDir,
         read: &ReadOptions,
         options: &WriteOptions,
     ) -> Result<Published, Error> {

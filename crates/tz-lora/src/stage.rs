@@ -6,9 +6,9 @@ use std::path::PathBuf;
 
 use tempfile::TempDir;
 use tz_io::{Location, WriteOptions, copy};
+use tz_model::ArtifactDir;
 
 use crate::error::Error;
-use crate::folder::Folder;
 
 /// What was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,22 +33,22 @@ pub struct PublishedFile {
 /// A folder of temporary files, inside the final one where that is local, so that they can be renamed.
 #[derive(Debug)]
 pub(crate) struct Stage<'a> {
-    folder: &'a Folder,
+    folder: &'a ArtifactDir,
     options: &'a WriteOptions,
     files: Vec<PublishedFile>,
     temporary: TempDir,
 }
 
 impl<'a> Stage<'a> {
-    pub(crate) fn new(folder: &'a Folder, options: &'a WriteOptions) -> Result<Self, Error> {
+    pub(crate) fn new(folder: &'a ArtifactDir, options: &'a WriteOptions) -> Result<Self, Error> {
         let mut builder = tempfile::Builder::new();
         builder.prefix(".tz-lora-");
-        let temporary = match folder {
-            Folder::Local(path) => {
+        let temporary = match folder.local() {
+            Some(path) => {
                 std::fs::create_dir_all(path).map_err(Error::io(path, "create"))?;
                 builder.tempdir_in(path).map_err(Error::io(path, "create a folder in"))?
             }
-            Folder::Remote(_) => {
+            None => {
                 let path = std::env::temp_dir();
                 builder.tempdir().map_err(Error::io(&path, "create a folder in"))?
             }
@@ -59,7 +59,7 @@ impl<'a> Stage<'a> {
     /// Fails where the caller wants nothing replaced and one of these files is there. A store is asked when the file
     /// is written.
     pub(crate) fn require_absent(&self, names: &[&str]) -> Result<(), Error> {
-        let Folder::Local(folder) = self.folder else { return Ok(()) };
+        let Some(folder) = self.folder.local() else { return Ok(()) };
         let mut paths = names.iter().map(|name| folder.join(name));
         match paths.find(|path| self.options.create_only && path.exists()) {
             Some(path) => Err(Error::io(&path, "create")(io::ErrorKind::AlreadyExists.into())),
@@ -74,9 +74,9 @@ impl<'a> Stage<'a> {
 
     /// Where a file is made that may as well go to its final place at once, where that is remote.
     pub(crate) fn target(&self, name: &str) -> Result<Location, Error> {
-        match self.folder {
-            Folder::Local(_) => Ok(Location::File(self.path(name))),
-            Folder::Remote(_) => Ok(self.folder.file(name)?),
+        match self.folder.local() {
+            Some(_) => Ok(Location::File(self.path(name))),
+            None => Ok(self.folder.join(name)?),
         }
     }
 
@@ -95,8 +95,8 @@ impl<'a> Stage<'a> {
     pub(crate) fn staged(&mut self, name: &'static str) -> Result<(), Error> {
         let path = self.path(name);
         let bytes = path.metadata().map_err(Error::io(&path, "read"))?.len();
-        if let Folder::Remote(_) = self.folder {
-            copy(&Location::File(path), &self.folder.file(name)?, self.options)?;
+        if self.folder.local().is_none() {
+            copy(&Location::File(path), &self.folder.join(name)?, self.options)?;
         }
         self.written(name, bytes);
         Ok(())
@@ -104,13 +104,13 @@ impl<'a> Stage<'a> {
 
     /// The file at [`Self::target`] is whole.
     pub(crate) fn written(&mut self, name: &'static str, bytes: u64) {
-        let location = self.folder.file(name).map_or_else(|_| name.to_owned(), |at| at.to_string());
+        let location = self.folder.join(name).map_or_else(|_| name.to_owned(), |at| at.to_string());
         self.files.push(PublishedFile { name, location, bytes });
     }
 
     /// Makes local files appear, in the order in which they were made.
     pub(crate) fn finish(self) -> Result<Published, Error> {
-        if let Folder::Local(folder) = self.folder {
+        if let Some(folder) = self.folder.local() {
             for file in &self.files {
                 let path = folder.join(file.name);
                 std::fs::rename(self.path(file.name), &path)

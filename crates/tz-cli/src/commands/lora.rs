@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 use tz_io::{Location, WriteOptions};
-use tz_lora::{BaseModel, Error, Folder, Published, Rules};
+use tz_lora::{ArtifactDir, BaseModel, Error, PACKED_FILE, Published, Rules};
 
 use crate::args::EffortArgs;
 use crate::error::Failure;
@@ -98,9 +98,18 @@ impl WriteArgs {
     }
 }
 
-/// The folder that adapters are written to or read from.
-fn folder(text: &str) -> Result<Folder, Failure> {
-    Ok(Folder::parse(text)?)
+/// The folder that adapters are written to or read from; the packed file in it stands for it.
+fn folder(text: &str) -> Result<ArtifactDir, Failure> {
+    let within =
+        text.strip_suffix(PACKED_FILE).filter(|rest| rest.is_empty() || rest.ends_with('/'));
+    Ok(ArtifactDir::parse(within.map_or(text, |rest| if rest.is_empty() { "." } else { rest }))?)
+}
+
+/// A folder as messages name it, without credentials.
+fn shown(folder: &ArtifactDir) -> String {
+    let file = folder.join(PACKED_FILE).map_or_else(|_| String::new(), |file| file.to_string());
+    let folder = file.strip_suffix(PACKED_FILE).unwrap_or(&file);
+    folder.strip_suffix('/').filter(|rest| !rest.is_empty()).unwrap_or(folder).to_owned()
 }
 
 /// A local directory.

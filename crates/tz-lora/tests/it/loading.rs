@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use tz_crypto::{DEFAULT_COMPAT_CHUNK_SIZE, FileSealer, Key, SealSecret, Secret};
 use tz_io::{OpenOptions, PlanOptions, ReadOptions, Selection, WriteOptions};
-use tz_lora::{Adapter, Folder, PackedAdapter};
+use tz_lora::{Adapter, ArtifactDir, PackedAdapter};
 
-use crate::support::{Peft, read, tensors};
+use crate::support::{Peft, at, read, tensors};
 
 /// Every tensor equals its part of the safetensors file.
 #[track_caller]
-fn loads(peft: &Peft, folder: &Folder, options: &OpenOptions) {
+fn loads(peft: &Peft, folder: &ArtifactDir, options: &OpenOptions) {
     let packed = PackedAdapter::open(folder, options).unwrap();
     let loaded = packed.load(&ReadOptions::default()).unwrap();
     let file = read(&peft.dir, "adapter_model.safetensors");
@@ -25,8 +25,8 @@ fn loads(peft: &Peft, folder: &Folder, options: &OpenOptions) {
     assert!(data.is_empty());
 }
 
-fn packed(peft: &Peft, options: &WriteOptions) -> Folder {
-    let folder = Folder::from(&peft.beside("packed"));
+fn packed(peft: &Peft, options: &WriteOptions) -> ArtifactDir {
+    let folder = at(&peft.beside("packed"));
     Adapter::open(&peft.dir).unwrap().pack(&folder, options).unwrap();
     folder
 }
@@ -61,9 +61,7 @@ fn encryption_is_by_request_and_needs_the_key() {
         loads(&peft, &folder, &open);
         let opened = PackedAdapter::open(&folder, &open).unwrap();
         let back = peft.beside("back");
-        opened
-            .unpack(&Folder::from(&back), &ReadOptions::default(), &WriteOptions::default())
-            .unwrap();
+        opened.unpack(&at(&back), &ReadOptions::default(), &WriteOptions::default()).unwrap();
         let name = "adapter_model.safetensors";
         assert_eq!(read(&back, name), read(&peft.dir, name));
 
@@ -71,9 +69,7 @@ fn encryption_is_by_request_and_needs_the_key() {
         assert_eq!(closed.tensors().len(), 4, "the table needs no key");
         closed.load(&ReadOptions::default()).unwrap_err();
         let none = peft.beside("none");
-        closed
-            .unpack(&Folder::from(&none), &ReadOptions::default(), &WriteOptions::default())
-            .unwrap_err();
+        closed.unpack(&at(&none), &ReadOptions::default(), &WriteOptions::default()).unwrap_err();
         assert!(!none.exists(), "nothing is made before the key is known to be there");
     }
 }
@@ -85,14 +81,12 @@ fn damage_is_found_before_anything_appears() {
     let path = peft.beside("packed").join("adapter_model.tensors");
     let mut bytes = std::fs::read(&path).unwrap();
     let packed = PackedAdapter::open(&folder, &OpenOptions::default()).unwrap();
-    let at = usize::try_from(packed.file().entries()[2].data_offset).unwrap();
-    bytes[at] ^= 1;
+    let byte = usize::try_from(packed.file().entries()[2].data_offset).unwrap();
+    bytes[byte] ^= 1;
     std::fs::write(&path, bytes).unwrap();
     let packed = PackedAdapter::open(&folder, &OpenOptions::default()).unwrap();
     assert!(packed.load(&ReadOptions::default()).is_err());
     let back = peft.beside("back");
-    packed
-        .unpack(&Folder::from(&back), &ReadOptions::default(), &WriteOptions::default())
-        .unwrap_err();
+    packed.unpack(&at(&back), &ReadOptions::default(), &WriteOptions::default()).unwrap_err();
     assert_eq!(crate::support::listing(&back), [""; 0]);
 }

@@ -4,14 +4,14 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use tz_format::TensorKind;
 use tz_io::{OpenOptions, WriteOptions};
-use tz_lora::{Adapter, Folder, Forms, PackedAdapter};
+use tz_lora::{Adapter, Forms, PackedAdapter};
 
-use crate::support::{CONFIG, Peft, listing, read};
+use crate::support::{CONFIG, Peft, at, listing, read};
 
 #[test]
 fn entries_are_those_of_a_state_dict_under_their_own_names() {
     let peft = Peft::usual();
-    let folder = Folder::from(&peft.beside("packed"));
+    let folder = at(&peft.beside("packed"));
     let adapter = Adapter::open(&peft.dir).unwrap();
     adapter.pack(&folder, &WriteOptions::default()).unwrap();
     let packed = PackedAdapter::open(&folder, &OpenOptions::default()).unwrap();
@@ -30,8 +30,7 @@ fn the_configuration_comes_first_and_the_packed_tensors_last() {
     let peft = Peft::usual();
     let folder = peft.beside("both");
     let adapter = Adapter::open(&peft.dir).unwrap();
-    let published =
-        adapter.publish(&Folder::from(&folder), Forms::BOTH, &WriteOptions::default()).unwrap();
+    let published = adapter.publish(&at(&folder), Forms::BOTH, &WriteOptions::default()).unwrap();
     let order: Vec<&str> = published.files.iter().map(|file| file.name).collect();
     assert_eq!(
         order,
@@ -66,13 +65,13 @@ fn a_failure_leaves_what_was_there() {
     // Values nested so deeply that no reader takes them.
     let deep = (0..200).fold(serde_json::json!(1), |inner, _| serde_json::json!([inner]));
     options.user_metadata = serde_json::json!({"deep": deep}).as_object().cloned();
-    adapter.publish(&Folder::from(&folder), Forms::BOTH, &options).unwrap_err();
+    adapter.publish(&at(&folder), Forms::BOTH, &options).unwrap_err();
     assert_eq!(listing(&folder), ["adapter_config.json", "adapter_model.tensors"]);
     assert_eq!(read(&folder, "adapter_config.json"), b"old");
 
     let cancelled = WriteOptions::default();
     cancelled.cancel.cancel();
-    adapter.pack(&Folder::from(&folder), &cancelled).unwrap_err();
+    adapter.pack(&at(&folder), &cancelled).unwrap_err();
     assert_eq!(read(&folder, "adapter_config.json"), b"old");
     assert_eq!(read(&folder, "adapter_model.tensors"), b"old");
 }
@@ -86,11 +85,11 @@ fn old_files_are_replaced_unless_that_is_refused() {
     let adapter = Adapter::open(&peft.dir).unwrap();
     let mut options = WriteOptions::default();
     options.create_only = true;
-    let error = adapter.pack(&Folder::from(&folder), &options).unwrap_err();
+    let error = adapter.pack(&at(&folder), &options).unwrap_err();
     assert!(error.to_string().contains("adapter_model.tensors"), "{error}");
     assert_eq!(listing(&folder), ["adapter_model.tensors"]);
     options.create_only = false;
-    adapter.pack(&Folder::from(&folder), &options).unwrap();
+    adapter.pack(&at(&folder), &options).unwrap();
     assert_eq!(read(&folder, "adapter_config.json"), CONFIG.as_bytes());
     assert_ne!(read(&folder, "adapter_model.tensors"), b"old");
 }
@@ -100,7 +99,7 @@ fn an_adapter_is_packed_beside_itself() {
     let peft = Peft::usual();
     let before = read(&peft.dir, "adapter_model.safetensors");
     let adapter = Adapter::open(&peft.dir).unwrap();
-    adapter.publish(&Folder::from(&peft.dir), Forms::BOTH, &WriteOptions::default()).unwrap();
+    adapter.publish(&at(&peft.dir), Forms::BOTH, &WriteOptions::default()).unwrap();
     assert_eq!(
         listing(&peft.dir),
         ["adapter_config.json", "adapter_model.safetensors", "adapter_model.tensors"]

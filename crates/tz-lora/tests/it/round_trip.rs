@@ -3,22 +3,22 @@
 use std::path::Path;
 
 use tz_io::{OpenOptions, ReadOptions, WriteOptions};
-use tz_lora::{Adapter, Error, Folder, Forms, PackedAdapter};
+use tz_lora::{Adapter, Error, Forms, PackedAdapter};
 use tz_model::Checkpoint;
 
-use crate::support::{CONFIG, Peft, Tensor, listing, read, safetensors, tensors, with_header};
+use crate::support::{CONFIG, Peft, Tensor, at, listing, read, safetensors, tensors, with_header};
 
 fn there_and_back(peft: &Peft) -> std::path::PathBuf {
     let (packed, back) = (peft.beside("packed"), peft.beside("back"));
     let adapter = Adapter::open(&peft.dir).unwrap();
-    adapter.pack(&Folder::from(&packed), &WriteOptions::default()).unwrap();
+    adapter.pack(&at(&packed), &WriteOptions::default()).unwrap();
     unpack(&packed, &back).unwrap();
     back
 }
 
 fn unpack(packed: &Path, back: &Path) -> Result<(), Error> {
-    let packed = PackedAdapter::open(&Folder::from(packed), &OpenOptions::default())?;
-    packed.unpack(&Folder::from(back), &ReadOptions::default(), &WriteOptions::default())?;
+    let packed = PackedAdapter::open(&at(packed), &OpenOptions::default())?;
+    packed.unpack(&at(back), &ReadOptions::default(), &WriteOptions::default())?;
     Ok(())
 }
 
@@ -34,7 +34,7 @@ fn comes_back(config: &str, weights: &[u8]) -> Peft {
 
 /// Length of the front of the packed file: shows whether a header is kept in it.
 fn index_len(peft: &Peft) -> u64 {
-    let folder = Folder::from(&peft.beside("packed"));
+    let folder = at(&peft.beside("packed"));
     let packed = PackedAdapter::open(&folder, &OpenOptions::default()).unwrap();
     packed.file().front().header.index_len
 }
@@ -42,7 +42,7 @@ fn index_len(peft: &Peft) -> u64 {
 #[test]
 fn the_librarys_own_file_needs_no_header_kept() {
     let peft = comes_back(CONFIG, &safetensors(&tensors()));
-    let folder = Folder::from(&peft.beside("packed"));
+    let folder = at(&peft.beside("packed"));
     let packed = PackedAdapter::open(&folder, &OpenOptions::default()).unwrap();
     let metadata = packed.file().front().extension.user_metadata.clone().unwrap();
     assert_eq!(serde_json::Value::Object(metadata), serde_json::json!({"format": "pt"}));
@@ -142,7 +142,7 @@ fn weights_of_torch_become_one_and_the_same_safetensors_file() {
     std::fs::copy(&torch, peft.dir.join("adapter_model.bin")).unwrap();
     let both = peft.beside("both");
     let adapter = Adapter::open(&peft.dir).unwrap();
-    adapter.publish(&Folder::from(&both), Forms::BOTH, &WriteOptions::default()).unwrap();
+    adapter.publish(&at(&both), Forms::BOTH, &WriteOptions::default()).unwrap();
     same_tensors(&torch, &both.join("adapter_model.safetensors"));
     let back = peft.beside("back");
     unpack(&both, &back).unwrap();
@@ -159,7 +159,7 @@ fn a_header_of_other_tensors_is_refused() {
         options.user_metadata = Some(metadata.as_object().unwrap().clone());
         let packed = peft.beside("packed");
         let adapter = Adapter::open(&peft.dir).unwrap();
-        adapter.pack(&Folder::from(&packed), &options).unwrap();
+        adapter.pack(&at(&packed), &options).unwrap();
         unpack(&packed, &peft.beside("back")).unwrap_err().to_string()
     };
     let good =

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
+use tz_lora::ArtifactDir;
 
 pub(crate) const CONFIG: &str = r#"{
   "base_model_name_or_path": "meta-llama/Llama-2-7b-hf",
@@ -98,6 +99,11 @@ impl Peft {
     pub(crate) fn beside(&self, name: &str) -> PathBuf {
         self.root.path().join(name)
     }
+}
+
+/// A local directory, as the library takes it.
+pub(crate) fn at(dir: &Path) -> ArtifactDir {
+    ArtifactDir::parse(dir.to_str().unwrap()).unwrap()
 }
 
 pub(crate) fn read(dir: &Path, name: &str) -> Vec<u8> {

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use tz_lora::{
-    Adapter, AdapterConfig, AdapterTensor, Folder, LoraName, PACKED_FILE, PackedAdapter, Refusal,
+    Adapter, AdapterConfig, AdapterTensor, LoraName, PACKED_FILE, PackedAdapter, Refusal,
 };
 
 use super::{RulesArgs, folder};
@@ -32,8 +32,8 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args, session: &Session) -> Result<AdapterFacts, Failure> {
     let source = folder(&args.source)?;
     let rules = args.rules.rules()?;
-    match &source {
-        Folder::Local(dir) if !dir.join(PACKED_FILE).exists() => {
+    match source.local() {
+        Some(dir) if !dir.join(PACKED_FILE).exists() => {
             let adapter = Adapter::open(dir)?;
             let refusals = adapter.refusals(&rules);
             let location = adapter.weights().display().to_string();

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use tz_lora::{Adapter, Folder, Forms, PACKED_FILE};
+use tz_lora::{Adapter, Forms, PACKED_FILE};
 
-use super::{RulesArgs, WriteArgs, directory, files, folder, usage};
+use super::{RulesArgs, WriteArgs, directory, files, folder, shown, usage};
 use crate::args::EffortArgs;
 use crate::commands::encrypt::{ProfileName, SealArgs};
 use crate::error::Failure;
@@ -59,15 +59,12 @@ pub(super) fn run(args: &Args, session: &Session) -> Result<AdapterWritten, Fail
         || session.access.keyfile().is_some()
         || session.access.passphrase()?.is_some();
     if asked {
-        let sealer = args.seal.sealer(session, &destination.file(PACKED_FILE)?)?;
+        let sealer = args.seal.sealer(session, &destination.join(PACKED_FILE)?)?;
         options.seal = Some(Arc::new(sealer));
     }
     let forms = if args.with_safetensors { Forms::BOTH } else { Forms::PACKED };
     let bytes = adapter.tensors().iter().map(|tensor| tensor.byte_len).sum();
-    let made = match &destination {
-        Folder::Local(path) => Some(NewFolders::towards(path)),
-        _ => None,
-    };
+    let made = destination.local().map(NewFolders::towards);
     let bar = session.bar("packing", bytes);
     let published = adapter.publish(&destination, forms, &options)?;
     drop(bar);
@@ -83,7 +80,7 @@ pub(super) fn run(args: &Args, session: &Session) -> Result<AdapterWritten, Fail
     };
     let rank = adapter.config().rank();
     Ok(AdapterWritten {
-        destination: destination.to_string(),
+        destination: shown(&destination),
         rank,
         tensors: adapter.tensors().len(),
         bytes,

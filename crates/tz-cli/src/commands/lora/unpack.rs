@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use tz_lora::{Folder, PackedAdapter};
+use tz_lora::PackedAdapter;
 
-use super::{WriteArgs, files, folder, usage};
+use super::{WriteArgs, files, folder, shown, usage};
 use crate::access::Plain;
 use crate::args::{EffortArgs, FilterArgs, VerifyArgs};
 use crate::error::Failure;
@@ -47,10 +47,7 @@ pub(super) fn run(args: &Args, session: &Session) -> Result<AdapterWritten, Fail
     let read = session.job(&FilterArgs::default(), &args.effort, Some(args.verify))?.read;
     let options = args.write.options(session, &args.effort)?;
     let bytes = adapter.tensors().iter().map(|tensor| tensor.byte_len).sum();
-    let made = match &destination {
-        Folder::Local(path) => Some(NewFolders::towards(path)),
-        _ => None,
-    };
+    let made = destination.local().map(NewFolders::towards);
     let bar = session.bar("unpacking", bytes);
     let published = adapter.unpack(&destination, &read, &options)?;
     drop(bar);
@@ -59,7 +56,7 @@ pub(super) fn run(args: &Args, session: &Session) -> Result<AdapterWritten, Fail
     }
     let rank = adapter.config().rank();
     Ok(AdapterWritten {
-        destination: destination.to_string(),
+        destination: shown(&destination),
         rank,
         tensors: adapter.tensors().len(),
         bytes,

@@ -1,7 +1,7 @@
 //! How vLLM is told to use an adapter: the lines that are printed after one was written. The facts are those of
 //! docs/LORA.md.
 
-use tz_lora::{Folder, PACKED_FILE};
+use tz_lora::{ArtifactDir, PACKED_FILE};
 
 /// What it takes to read a packed adapter.
 #[derive(Debug, Clone, Copy)]
@@ -26,7 +26,7 @@ fn server_rank(rank: Option<u64>) -> u64 {
 
 /// After `lora pack`.
 pub(super) fn packed(
-    folder: &Folder,
+    folder: &ArtifactDir,
     rank: Option<u64>,
     has_plain: bool,
     key: Key<'_>,
@@ -42,7 +42,7 @@ pub(super) fn packed(
         Key::File(path) => Some(format!(", \"encryption_keyfile\": {path:?}")),
         Key::None => Some(String::new()),
     };
-    let at = folder.to_string();
+    let at = super::shown(folder);
     let server = server_rank(rank);
     if let Some(key) = key {
         let uri = format!("{at}/{PACKED_FILE}");
@@ -54,13 +54,13 @@ pub(super) fn packed(
         lines.push(format!(
             "  LoRARequest(\"NAME\", 1, {at:?}, tensorizer_config_dict={{\"tensorizer_uri\": {uri:?}{key}}})"
         ));
-        if matches!(folder, Folder::Remote(_)) {
+        if folder.local().is_none() {
             lines.push("  with credentials in ~/.s3cfg or AWS variables: those in the dict do not reach the tensors".to_owned());
         }
     }
     lines.push("vLLM 0.32 and newer take plain safetensors only:".to_owned());
-    match (has_plain, folder) {
-        (true, Folder::Local(_)) => lines.push(serve(&at, server)),
+    match (has_plain, folder.local()) {
+        (true, Some(_)) => lines.push(serve(&at, server)),
         _ => {
             lines.push(format!("  tz-cli lora unpack {at} DIR"));
             lines.push(serve("DIR", server));
@@ -70,12 +70,9 @@ pub(super) fn packed(
 }
 
 /// After `lora unpack`.
-pub(super) fn plain(folder: &Folder, rank: Option<u64>) -> Vec<String> {
-    let dir = match folder {
-        Folder::Local(path) => path.display().to_string(),
-        // A server loads adapters from its own disk.
-        _ => "DIR".to_owned(),
-    };
+pub(super) fn plain(folder: &ArtifactDir, rank: Option<u64>) -> Vec<String> {
+    // A server loads adapters from its own disk.
+    let dir = folder.local().map_or_else(|| "DIR".to_owned(), |path| path.display().to_string());
     vec![serve(&dir, server_rank(rank))]
 }
 
@@ -96,7 +93,7 @@ mod tests {
 
     #[test]
     fn what_vllm_cannot_read_is_said() {
-        let folder = Folder::parse("s3://bucket/a").unwrap();
+        let folder = ArtifactDir::parse("s3://bucket/a").unwrap();
         let lines = packed(&folder, Some(16), false, Key::Sealed).join("\n");
         assert!(lines.contains("cannot read it") && !lines.contains("LoRARequest"));
         let lines = packed(&folder, Some(16), false, Key::File("k")).join("\n");
