@@ -1,6 +1,7 @@
 //! Downloads what the cache lacks. Owns the conversation with the hub: what `hf-hub` is asked, and what its answers must
 //! be before a byte is kept.
 
+mod head;
 mod transfer;
 
 use std::collections::HashSet;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use hf_hub::repository::{HFRepository, RepoTypeModel};
 use hf_hub::{HFClient, HFError};
+use reqwest::redirect::Policy;
 
 use super::cache::Repository;
 use super::error::HubError;
@@ -30,10 +32,10 @@ const MAX_FILES: usize = 100_000;
 
 /// Who is asked, for what, and how that is told.
 #[derive(Debug)]
-pub(super) struct Hub<'a> {
-    pub(super) id: &'a ModelId,
-    pub(super) revision: &'a Revision,
-    pub(super) options: &'a HubOptions,
+struct Hub<'a> {
+    id: &'a ModelId,
+    revision: &'a Revision,
+    options: &'a HubOptions,
     endpoint: &'a str,
 }
 
@@ -60,7 +62,7 @@ pub(super) fn download(
 
 impl Hub<'_> {
     async fn download(&self, repository: &Repository) -> Result<String, HubError> {
-        let remote = self.connect()?;
+        let remote = self.connect(self.client(Policy::default())?)?;
         let asked = remote.info().revision(self.revision.as_str());
         let info = asked.send().await.map_err(|error| self.failure(error))?;
         let commit = info.sha.filter(|sha| is_commit(sha));
@@ -75,7 +77,9 @@ impl Hub<'_> {
             revision: self.revision.to_string(),
             wanted: self.options.files.wanted(),
         })?;
-        let remote = Remote { hub: self, repository, remote: &remote, commit: &commit };
+        let asking = self.client(Policy::none())?;
+        let remote =
+            Remote { hub: self, repository, remote: &remote, asking: &asking, commit: &commit };
         remote.fetch_all(&needed.first).await?;
         let mut weights = needed.weights;
         if let Some(index) = needed.index {
@@ -92,13 +96,17 @@ impl Hub<'_> {
         Ok(commit)
     }
 
-    fn connect(&self) -> Result<HFRepository<RepoTypeModel>, HubError> {
-        let client = reqwest::Client::builder()
+    fn client(&self, redirects: Policy) -> Result<reqwest::Client, HubError> {
+        reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .read_timeout(READ_TIMEOUT)
+            .redirect(redirects)
             .user_agent(concat!("tz/", env!("CARGO_PKG_VERSION")))
             .build()
-            .map_err(|error| self.unreachable(&error))?;
+            .map_err(|error| self.unreachable(&error))
+    }
+
+    fn connect(&self, client: reqwest::Client) -> Result<HFRepository<RepoTypeModel>, HubError> {
         // Left without a token, hf-hub looks for one in the environment, which is the caller's to decide. A line feed
         // cannot stand in a header, so that none is sent.
         let token = self.options.token.as_ref().map_or("\n", |token| token.as_str());
@@ -134,35 +142,47 @@ impl Hub<'_> {
         HubError::Unreachable { endpoint: self.endpoint(), why: last(error) }
     }
 
-    pub(super) fn protocol(&self, why: &str) -> HubError {
+    fn protocol(&self, why: &str) -> HubError {
         let (id, endpoint) = (self.id.to_string(), self.endpoint());
         HubError::Protocol { id, endpoint, why: why.to_owned() }
     }
 
-    pub(super) fn failure(&self, error: HFError) -> HubError {
+    fn not_an_address(&self, error: impl std::fmt::Display) -> HubError {
+        self.protocol(&format!("not an address: {error}"))
+    }
+
+    fn not_found(&self) -> HubError {
         let (id, endpoint) = (self.id.to_string(), self.endpoint());
-        let server = |status| match status {
+        HubError::NotFound { id, revision: self.revision.to_string(), endpoint }
+    }
+
+    /// An answer that is none.
+    fn refusal(&self, status: u16) -> HubError {
+        let (id, endpoint) = (self.id.to_string(), self.endpoint());
+        match status {
             401 | 403 => {
                 let with_token = self.options.token.is_some();
-                HubError::Refused { id: id.clone(), endpoint: endpoint.clone(), status, with_token }
+                HubError::Refused { id, endpoint, status, with_token }
             }
-            _ => HubError::Server { id: id.clone(), endpoint: endpoint.clone(), status },
-        };
+            404 => self.not_found(),
+            _ => HubError::Server { id, endpoint, status },
+        }
+    }
+
+    fn failure(&self, error: HFError) -> HubError {
         match error {
             HFError::AuthRequired { context }
             | HFError::Forbidden { context }
             | HFError::Conflict { context }
             | HFError::RateLimited { context, .. }
-            | HFError::Http { context } => server(context.status.as_u16()),
+            | HFError::Http { context } => self.refusal(context.status.as_u16()),
             HFError::RepoNotFound { .. }
             | HFError::RevisionNotFound { .. }
-            | HFError::EntryNotFound { .. } => {
-                HubError::NotFound { id, revision: self.revision.to_string(), endpoint }
-            }
+            | HFError::EntryNotFound { .. } => self.not_found(),
             HFError::Request { source, .. } => self.unreachable(&source.without_url()),
             HFError::MalformedResponse { what, .. } => self.protocol(&what),
             HFError::Json(error) => self.protocol(&error.to_string()),
-            HFError::Url(error) => self.protocol(&format!("not an address: {error}")),
+            HFError::Url(error) => self.not_an_address(error),
             HFError::Xet { operation, source } => {
                 self.protocol(&format!("{operation}: {}", last(source.as_ref())))
             }

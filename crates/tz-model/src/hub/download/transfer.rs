@@ -6,27 +6,27 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use hf_hub::HFError;
-use hf_hub::repository::{FileMetadataInfo, HFRepository, RepoTypeModel};
+use hf_hub::repository::{HFRepository, RepoTypeModel};
 use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
 
 use super::Hub;
+use super::head::About;
 use crate::hub::cache::Repository;
 use crate::hub::error::{Damage, HubError};
-use crate::hub::id::{is_commit, is_lower_hex};
 
 /// Tries of a transfer that broke off, each from where the one before ended.
 const TRIES: u32 = 4;
 /// Wait before the second; doubled before each further one.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
-/// Characters of a SHA-256, which is the ETag of every file that is stored outside of Git.
-const SHA256_LEN: usize = 64;
 
 /// A commit of a model on the hub, and its place in the cache.
 pub(super) struct Remote<'a> {
     pub(super) hub: &'a Hub<'a>,
     pub(super) repository: &'a Repository,
     pub(super) remote: &'a HFRepository<RepoTypeModel>,
+    /// For questions that must not be redirected elsewhere.
+    pub(super) asking: &'a reqwest::Client,
     pub(super) commit: &'a str,
 }
 
@@ -45,40 +45,20 @@ impl Remote<'_> {
         if found.is_file() {
             return Ok(());
         }
-        let about = self.remote.get_file_metadata().filepath(name).revision(self.commit);
-        let about = about.send().await.map_err(|error| self.hub.failure(error))?;
-        let etag = self.etag(&about)?;
-        if !self.repository.has_blob(etag, about.file_size) {
+        let about = self.hub.about(self.asking, self.commit, name).await?;
+        if !self.repository.has_blob(&about.etag, about.len) {
             let file = self.transfer(name, &about).await?;
-            self.repository.keep(file, etag)?;
+            self.repository.keep(file, &about.etag)?;
         }
-        self.repository.link(self.commit, name, etag)
+        self.repository.link(self.commit, name, &about.etag)
     }
 
-    /// The name of the blob: what it says becomes a path, so it must be a digest.
-    fn etag<'m>(&self, about: &'m FileMetadataInfo) -> Result<&'m str, HubError> {
-        let etag = about.etag.as_str();
-        let sha256 = etag.len() == SHA256_LEN && is_lower_hex(etag);
-        if !sha256 && !is_commit(etag) {
-            return Err(self.hub.protocol(&format!("{}: its ETag is no digest", about.filename)));
-        }
-        if about.commit_hash != self.commit {
-            let why = format!("{}: it is of another commit than its model", about.filename);
-            return Err(self.hub.protocol(&why));
-        }
-        Ok(etag)
-    }
-
-    async fn transfer(
-        &self,
-        name: &str,
-        about: &FileMetadataInfo,
-    ) -> Result<NamedTempFile, HubError> {
+    async fn transfer(&self, name: &str, about: &About) -> Result<NamedTempFile, HubError> {
         let mut part = Part {
             file: self.repository.incomplete()?,
             digest: Sha256::new(),
             done: 0,
-            len: about.file_size,
+            len: about.len,
         };
         let mut wait = FIRST_WAIT;
         for left in (0..TRIES).rev() {
@@ -95,8 +75,8 @@ impl Remote<'_> {
                 }
             }
         }
-        let stated = about.etag.as_str();
-        if stated.len() == SHA256_LEN && hex(&part.digest.finalize()) != stated {
+        let digest = hex(&part.digest.finalize());
+        if about.sha256().is_some_and(|stated| stated != digest) {
             return Err(self.damaged(name, Damage::Digest));
         }
         Ok(part.file)

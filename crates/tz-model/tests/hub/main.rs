@@ -1,0 +1,9 @@
+//! One binary: Hugging Face ids against a hub on 127.0.0.1.
+
+mod cached;
+mod downloads;
+mod environment;
+mod faults;
+mod refusals;
+mod server;
+mod support;
