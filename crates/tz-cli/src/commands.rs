@@ -17,6 +17,7 @@ mod rewrap;
 mod serialize;
 mod synth;
 mod verify;
+mod vllm;
 
 use clap::Subcommand;
 
@@ -39,6 +40,7 @@ pub(crate) enum Command {
     Decrypt(decrypt::Args),
     Rewrap(rewrap::Args),
     Lora(lora::Args),
+    Vllm(vllm::Args),
     Bench(bench::Args),
     Synth(synth::Args),
     Completions(completions::Args),
@@ -53,7 +55,7 @@ pub(crate) fn run(command: Command, session: &Session) -> Result<Report, Failure
         Command::Serialize(args) => serialize::run(&args, session),
         Command::Deserialize(args) => deserialize::run(&args, session).map(Report::Deserialize),
         Command::Inspect(args) => inspect::run(&args, session).map(Report::Inspect),
-        Command::Verify(args) => verify::run(&args, session).map(Report::Verify),
+        Command::Verify(args) => verify::run(&args, session),
         Command::Checksum(args) => checksum::run(&args, session).map(Report::Checksum),
         Command::Diff(args) => diff::run(&args, session).map(Report::Diff),
         Command::Copy(args) => copy::run(&args, session).map(Report::Copy),
@@ -62,6 +64,7 @@ pub(crate) fn run(command: Command, session: &Session) -> Result<Report, Failure
         Command::Decrypt(args) => decrypt::run(&args, session).map(Report::Serialize),
         Command::Rewrap(args) => rewrap::run(&args, session).map(Report::Rewrap),
         Command::Lora(args) => lora::run(&args, session).map(Report::Lora),
+        Command::Vllm(args) => vllm::run(&args, session),
         Command::Bench(args) => bench::run(&args, session).map(Report::Bench),
         Command::Synth(args) => synth::run(&args, session).map(Report::Synth),
         Command::Completions(args) => Ok(Report::Text(completions::run(&args))),

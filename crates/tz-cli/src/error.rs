@@ -96,6 +96,8 @@ fn io_hint(error: &io::Error) -> &'static str {
     }
 }
 
+const EXISTS_HINT: &str =
+    "another --suffix makes a directory beside it; --overwrite replaces the model";
 const DAMAGED: &str = "the file is damaged or was cut short: fetch or write it again";
 const NEWER: &str = "a newer tz-cli may read it";
 
@@ -197,6 +199,10 @@ impl Failure {
 
 impl From<ModelError> for Failure {
     fn from(error: ModelError) -> Self {
+        let error = match error {
+            ModelError::Transfer(error) => return error.into(),
+            other => other,
+        };
         let message = error.to_string();
         let malformed = |location: String, hint| {
             Self::new(Exit::Malformed, "checkpoint", message.clone(), hint).at(location)
@@ -224,8 +230,49 @@ impl From<ModelError> for Failure {
             ModelError::Config { path, .. } => {
                 malformed(path.display().to_string(), "check the file")
             }
+            ModelError::Exists { location } => {
+                let location = location.clone();
+                Self::new(Exit::Io, "io", message, EXISTS_HINT).at(location)
+            }
             ModelError::Cancelled => Self::cancelled(),
             _ => Self::new(Exit::Io, "checkpoint", message, "run it again with -v"),
+        }
+    }
+}
+
+#[cfg(feature = "hub")]
+impl From<tz_model::hub::HubError> for Failure {
+    fn from(error: tz_model::hub::HubError) -> Self {
+        use tz_model::hub::HubError;
+
+        let message = error.to_string();
+        let of = |exit, hint| Self::new(exit, "hub", message.clone(), hint);
+        match error {
+            HubError::NotAnId { .. } => of(
+                Exit::Usage,
+                "give a directory, or an id of Hugging Face such as facebook/opt-125m",
+            ),
+            HubError::NotARevision { .. } | HubError::NoCache => {
+                of(Exit::Usage, "`tz-cli vllm serialize --help` says what --model takes")
+            }
+            HubError::NotFound { .. } => {
+                of(Exit::Io, "check id and --revision; a directory needs its path, such as ./model")
+            }
+            HubError::Refused { .. } => {
+                of(Exit::Io, "HF_TOKEN holds a token that may read the model")
+            }
+            HubError::Offline { .. } => of(Exit::Io, "or give the directory of a checkpoint"),
+            HubError::NoWeights { .. } => {
+                of(Exit::Malformed, "safetensors and PyTorch weights are read, no others")
+            }
+            HubError::Io { source, path, .. } => {
+                let message = format!("{message}: {source}");
+                let failure = Self::new(Exit::Io, "io", message, io_hint(&source));
+                failure.at(path.display().to_string())
+            }
+            HubError::Index(error) => error.into(),
+            HubError::Cancelled => Self::cancelled(),
+            _ => of(Exit::Io, "try again; what has arrived whole is kept"),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What commands return: values, not text. Owns [`Report`] and the shapes that `--json` prints.
 
 mod lora;
+mod vllm;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,6 +15,9 @@ use tz_io::{Corruption, ReadStats};
 use crate::exit::Exit;
 
 pub(crate) use lora::{Adapted, AdapterFacts, AdapterRow, AdapterWritten, Refused, WrittenFile};
+pub(crate) use vllm::{
+    DirectoryVerification, ModelLoaded, ModelPublished, RankLoaded, RankWritten, write_phases,
+};
 
 /// The result of one command. `--json` prints it as it stands here.
 #[derive(Debug, Serialize)]
@@ -23,6 +27,7 @@ pub(crate) enum Report {
     Deserialize(Loading),
     Inspect(Inspection),
     Verify(Verification),
+    VerifyDirectory(DirectoryVerification),
     Checksum(Checksums),
     Diff(Differences),
     Synth(Synthesised),
@@ -30,6 +35,8 @@ pub(crate) enum Report {
     Copy(Copied),
     Rewrap(Rewrapped),
     Lora(Adapted),
+    VllmSerialize(Box<ModelPublished>),
+    VllmDeserialize(ModelLoaded),
     Done(Done),
     /// Text for a program: completions, manual pages. Never JSON.
     Text(String),
@@ -39,6 +46,7 @@ impl Report {
     pub(crate) fn exit(&self) -> Exit {
         let fine = match self {
             Self::Verify(report) => report.ok,
+            Self::VerifyDirectory(report) => report.ok,
             Self::Diff(report) => report.equal,
             _ => true,
         };

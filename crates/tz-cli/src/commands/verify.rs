@@ -1,27 +1,33 @@
-//! `verify`: structure and every stored hash.
+//! `verify`: structure and every stored hash; of a directory, every file by its manifest.
+
+mod directory;
 
 use std::time::Instant;
 
 use crate::args::{EffortArgs, FilterArgs};
 use crate::error::Failure;
-use crate::job::Session;
-use crate::report::{FailedTensor, Verification};
+use crate::job::{Job, Session};
+use crate::report::{FailedTensor, Report, Verification};
 use crate::source::Source;
 
 const EXAMPLES: &str = "\
 Examples:
   tz-cli verify model.tensors && echo intact
   tz-cli verify model.tensors --json | jq -r '.failures[].name'
+  tz-cli verify models/vllm/facebook/opt-125m/v1
+  tz-cli verify s3://my-bucket/vllm/facebook/opt-125m/v1/
   curl -s https://example.com/model.tensors | tz-cli verify -";
 
 /// Check structure and every stored hash; name each tensor that fails
 ///
 /// Exit code 1 means that tensors are damaged and names them; 4 means that the file is not whole, or not a .tensors
-/// file at all. Of a safetensors checkpoint, which stores no hashes, the structure is checked.
+/// file at all. Of a safetensors checkpoint, which stores no hashes, the structure is checked. A directory with a
+/// manifest.toml, or a URI that ends in a slash, is compared with the manifest: files that are missing, changed or, on
+/// this machine, not listed are named, and every .tensors file in it is checked as well.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// A .tensors file, a safetensors checkpoint, or `-`
+    /// A .tensors file, a safetensors checkpoint, a directory with a manifest, or `-`
     #[arg(value_name = "URI")]
     source: String,
     #[command(flatten)]
@@ -30,16 +36,24 @@ pub(crate) struct Args {
     effort: EffortArgs,
 }
 
-pub(crate) fn run(args: &Args, session: &Session) -> Result<Verification, Failure> {
-    let start = Instant::now();
+pub(crate) fn run(args: &Args, session: &Session) -> Result<Report, Failure> {
+    if let Some(dir) = directory::named(&args.source)? {
+        return directory::run(args, &dir, session).map(Report::VerifyDirectory);
+    }
     let source = Source::open(&args.source, session)?;
     let job = source.scan(session.job(&args.filter, &args.effort, None)?);
+    tensors(&source, &job, session).map(Report::Verify)
+}
+
+/// The tensors of one source.
+fn tensors(source: &Source, job: &Job, session: &Session) -> Result<Verification, Failure> {
+    let start = Instant::now();
     let selected = source.select(&job.selection)?;
     let bytes = source.rows(&selected).filter(|row| !row.is_meta).map(|row| row.byte_len).sum();
-    let (failures, unhashed) = match &source {
+    let (failures, unhashed) = match source {
         Source::Checkpoint(..) => (Vec::new(), Some(selected.len())),
         Source::Tensors(file) => {
-            let unhashed = unhashed(&source, &selected)?;
+            let unhashed = unhashed(source, &selected)?;
             let _bar = session.bar("verifying", bytes);
             (FailedTensor::group(file.verify(&job.selection, &job.read)?), unhashed)
         }

@@ -1,6 +1,7 @@
 //! Reports as text for people. Owns tables, units and the two lines of a failure.
 
 mod lora;
+mod vllm;
 
 use std::io::{self, Write};
 
@@ -9,8 +10,8 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use crate::error::Failure;
 use crate::report::{
     Benchmark, Checksums, Copied, Difference, Differences, Encryption, FailedTensor,
-    InspectedTensor, Inspection, KdfFacts, Loading, Phases, Report, Rewrapped, Slot, Synthesised,
-    Verification, What, Written, as_f64, rate,
+    InspectedTensor, Inspection, KdfFacts, Loading, ModelLoaded, Phases, Report, Rewrapped, Slot,
+    Synthesised, Verification, What, Written, as_f64, rate,
 };
 
 /// The data of a report, for standard output.
@@ -23,15 +24,12 @@ pub(super) fn report(out: &mut dyn Write, report: &Report) -> io::Result<()> {
             .try_for_each(|slot| writeln!(out, "slot {}: {}", slot.number, key_slot(slot))),
         Report::Deserialize(report) => loading(out, report),
         Report::Inspect(report) => inspection(out, report),
-        Report::Verify(report) => report.failures.iter().try_for_each(|failed| {
-            let FailedTensor { name, checks, data_offset } = failed;
-            let checks = checks.join(", ");
-            writeln!(
-                out,
-                "{}: {checks} does not match the data at offset {data_offset}",
-                plain(name)
-            )
-        }),
+        Report::Verify(report) => {
+            report.failures.iter().try_for_each(|one| writeln!(out, "{}", failed_tensor(one)))
+        }
+        Report::VerifyDirectory(report) => vllm::directory(out, report),
+        Report::VllmSerialize(report) => vllm::published(out, report),
+        Report::VllmDeserialize(report) => vllm::loaded(out, report),
         Report::Checksum(Checksums { tensors, .. }) => {
             tensors.iter().try_for_each(|row| writeln!(out, "{}  {}", row.digest, plain(&row.name)))
         }
@@ -56,6 +54,9 @@ pub(super) fn summary(report: &Report, verbose: bool) -> Option<String> {
         Report::Done(report) => plain(&report.words),
         Report::Rewrap(report) => rewrapped(report),
         Report::Verify(report) => verdict(report),
+        Report::VerifyDirectory(report) => vllm::directory_words(report),
+        Report::VllmSerialize(report) => vllm::published_words(report, verbose),
+        Report::VllmDeserialize(ModelLoaded { phases, .. }) if verbose => spent(phases),
         Report::Diff(Differences { equal: true, compared, bytes, .. }) => {
             format!("equal: {}, {}", counted(*compared, "tensor"), decimal(*bytes))
         }
@@ -110,6 +111,12 @@ fn rewrapped(report: &Rewrapped) -> String {
         true => format!("{name}: changed, {slots} now{recovered}"),
         false => format!("{name}: {slots}{recovered}"),
     }
+}
+
+fn failed_tensor(failed: &FailedTensor) -> String {
+    let FailedTensor { name, checks, data_offset } = failed;
+    let checks = checks.join(", ");
+    format!("{}: {checks} does not match the data at offset {data_offset}", plain(name))
 }
 
 fn verdict(report: &Verification) -> String {

@@ -27,6 +27,7 @@ const COMMANDS: &[&str] = &[
     "settings",
     "synth",
     "verify",
+    "vllm",
 ];
 
 macro_rules! cases {
@@ -35,7 +36,7 @@ macro_rules! cases {
 
 cases! {
     bench checksum completions copy decrypt deserialize diff encrypt errors inspect keygen lora
-    man rewrap serialize settings synth verify
+    man rewrap serialize settings synth verify vllm
 }
 
 #[test]

@@ -16,6 +16,9 @@ const COMMANDS: &[&str] = &[
     "completions",
     "man",
     "lora",
+    "vllm",
+    "vllm serialize",
+    "vllm deserialize",
 ];
 
 #[test]

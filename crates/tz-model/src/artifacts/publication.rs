@@ -64,6 +64,11 @@ impl<'a> Publication<'a> {
         degree: u32,
         replace: bool,
     ) -> Result<Self, Error> {
+        let scheme = dir.as_str().split_once("://").map_or("", |(scheme, _)| scheme);
+        if ["http", "https"].iter().any(|read_only| scheme.eq_ignore_ascii_case(read_only)) {
+            let why = "HTTP servers can be read from, not written to";
+            return Err(IoError::Unsupported { location: dir.to_string(), why }.into());
+        }
         let found = present(dir, &options, degree)?;
         if let (Some(first), false) = (found.first(), replace) {
             return Err(Error::Exists { location: dir.join(first)?.to_string() });

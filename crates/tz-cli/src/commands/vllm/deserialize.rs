@@ -96,7 +96,9 @@ pub(super) fn run(
         return Err(Failure::usage("some ranks have vLLM's layout and others do not")
             .hint("write all of them in one run of `tz-cli vllm serialize`"));
     }
-    total.extend(phases(open, &ReadStats::default()).into_iter().filter(|(name, _)| *name == "open"));
+    total.extend(
+        phases(open, &ReadStats::default()).into_iter().filter(|(name, _)| *name == "open"),
+    );
     let seconds = start.elapsed().as_secs_f64();
     let bytes = ranks.iter().map(|rank| rank.bytes).sum();
     Ok(ModelLoaded {

@@ -77,7 +77,9 @@ fn directory(text: &str, revision: Option<&str>) -> Result<Option<PathBuf>, Fail
     }
     match revision {
         None => Ok(Some(path.to_owned())),
-        Some(_) => Err(Failure::usage(format!("--revision: {text:?} is a directory, which has none"))),
+        Some(_) => {
+            Err(Failure::usage(format!("--revision: {text:?} is a directory, which has none")))
+        }
     }
 }
 

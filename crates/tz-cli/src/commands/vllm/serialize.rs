@@ -340,7 +340,6 @@ fn absolute(dir: &ArtifactDir) -> String {
 fn endpoint(session: &Session) -> Result<Option<String>, Failure> {
     const VARIABLES: [&str; 3] = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "S3_ENDPOINT_URL"];
     let told = session.access.remote()?.s3.endpoint;
-    let variable =
-        |name: &&str| std::env::var(name).ok().filter(|endpoint| !endpoint.is_empty());
+    let variable = |name: &&str| std::env::var(name).ok().filter(|endpoint| !endpoint.is_empty());
     Ok(told.or_else(|| VARIABLES.iter().find_map(variable)))
 }

@@ -12,7 +12,12 @@ pub(super) fn published(out: &mut dyn Write, report: &ModelPublished) -> io::Res
     for rank in &report.ranks {
         writeln!(out, "Successfully serialized model to {}", plain(&rank.location))?;
     }
-    writeln!(out, "\nServe it with vLLM {}:\n\n{}", report.vllm_version, plain_lines(&report.serve.serve))?;
+    writeln!(
+        out,
+        "\nServe it with vLLM {}:\n\n{}",
+        report.vllm_version,
+        plain_lines(&report.serve.serve)
+    )?;
     writeln!(out, "\nOr in Python:\n\n{}", plain_lines(&report.serve.python))?;
     if !report.serve.notes.is_empty() {
         writeln!(out)?;
@@ -61,7 +66,10 @@ pub(super) fn loaded(out: &mut dyn Write, report: &ModelLoaded) -> io::Result<()
     let peak = binary(report.peak_host_bytes);
     writeln!(out, "peak memory {peak}, device {}", report.device)?;
     if report.streamed {
-        writeln!(out, "streamed: the tensors exceed the memory limit, so each was read and dropped")?;
+        writeln!(
+            out,
+            "streamed: the tensors exceed the memory limit, so each was read and dropped"
+        )?;
     }
     Ok(())
 }
@@ -93,13 +101,19 @@ pub(super) fn directory_words(report: &DirectoryVerification) -> String {
         let speed = speed(rate(*bytes, *seconds));
         format!("{name}: {all} as in the manifest, {} in {seconds:.2} s, {speed}", decimal(*bytes))
     } else {
-        format!("{name}: {} differ from the manifest of {all}", counted(file_failures.len(), "file"))
+        format!(
+            "{name}: {} differ from the manifest of {all}",
+            counted(file_failures.len(), "file")
+        )
     };
     if !report.listed {
         words.push_str("; files that the manifest does not list were not looked for");
     }
     for locked in &report.locked {
-        words = format!("{words}\n{}: encrypted, and no key was given: compared as stored", plain(locked));
+        words = format!(
+            "{words}\n{}: encrypted, and no key was given: compared as stored",
+            plain(locked)
+        );
     }
     report.tensors.iter().fold(words, |words, file| format!("{words}\n{}", verdict(file)))
 }
