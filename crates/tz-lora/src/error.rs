@@ -49,7 +49,13 @@ pub enum Error {
     Io(#[from] IoError),
     /// A safetensors or PyTorch file cannot be read.
     #[error(transparent)]
-    Checkpoint(#[from] tz_model::Error),
+    Checkpoint(Box<tz_model::Error>),
+}
+
+impl From<tz_model::Error> for Error {
+    fn from(error: tz_model::Error) -> Self {
+        Self::Checkpoint(Box::new(error))
+    }
 }
 
 impl Error {

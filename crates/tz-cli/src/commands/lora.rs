@@ -138,7 +138,7 @@ impl From<Error> for Failure {
         };
         match error {
             Error::Io(error) => error.into(),
-            Error::Checkpoint(error) => error.into(),
+            Error::Checkpoint(error) => (*error).into(),
             Error::NotAnAdapter { location, .. } => adapter(
                 &location,
                 "give the directory that PEFT's save_pretrained wrote, or one that `tz-cli lora pack` wrote",

@@ -11,13 +11,14 @@ use crate::support::{Peft, at, read, tensors};
 /// Every tensor equals its part of the safetensors file.
 #[track_caller]
 fn loads(peft: &Peft, folder: &ArtifactDir, options: &OpenOptions) {
-    let packed = PackedAdapter::open(folder, options).unwrap();
-    let loaded = packed.load(&ReadOptions::default()).unwrap();
+    let packed = PackedAdapter::open(folder, options).expect("adapter");
+    let loaded = packed.load(&ReadOptions::default()).expect("load");
     let file = read(&peft.dir, "adapter_model.safetensors");
-    let start = 8 + usize::try_from(u64::from_le_bytes(file[..8].try_into().unwrap())).unwrap();
+    let start =
+        8 + usize::try_from(u64::from_le_bytes(file[..8].try_into().expect("fits"))).expect("fits");
     let mut data = &file[start..];
     for (name, ..) in tensors() {
-        let bytes = loaded.get(&name).unwrap().bytes();
+        let bytes = loaded.get(&name).expect("tensor").bytes();
         let (expected, rest) = data.split_at(bytes.len());
         assert_eq!(bytes, expected, "{name}");
         data = rest;
@@ -27,7 +28,7 @@ fn loads(peft: &Peft, folder: &ArtifactDir, options: &OpenOptions) {
 
 fn packed(peft: &Peft, options: &WriteOptions) -> ArtifactDir {
     let folder = at(&peft.beside("packed"));
-    Adapter::open(&peft.dir).unwrap().pack(&folder, options).unwrap();
+    Adapter::open(&peft.dir).expect("adapter").pack(&folder, options).expect("pack");
     folder
 }
 

@@ -33,8 +33,8 @@ fn based(name: &'static str, tensors: fn(&mut Vec<Tensor>), expect: Vec<Refusal>
 }
 
 fn base(text: &str) -> BaseModel {
-    let json: Value = serde_json::from_str(text).unwrap();
-    BaseModel::from_fields(json.as_object().unwrap()).unwrap()
+    let json: Value = serde_json::from_str(text).expect("JSON");
+    BaseModel::from_fields(json.as_object().expect("base model")).expect("base model")
 }
 
 fn full(name: &str) -> String {
@@ -49,7 +49,7 @@ fn configurations() -> Vec<Row> {
     vec![
         row(
             "no rank",
-            |config| drop(config.as_object_mut().unwrap().remove("r")),
+            |config| drop(config.as_object_mut().expect("object").remove("r")),
             Refusal::MissingKey { key: "r" },
         ),
         row(
@@ -59,7 +59,7 @@ fn configurations() -> Vec<Row> {
         ),
         row(
             "no targets",
-            |config| drop(config.as_object_mut().unwrap().remove("target_modules")),
+            |config| drop(config.as_object_mut().expect("object").remove("target_modules")),
             Refusal::MissingKey { key: "target_modules" },
         ),
         row(
@@ -301,7 +301,7 @@ fn rows() -> Vec<Row> {
 }
 
 fn changed(row: &Row) -> Peft {
-    let mut config = serde_json::from_str(CONFIG).unwrap();
+    let mut config = serde_json::from_str(CONFIG).expect("JSON");
     (row.config)(&mut config);
     let mut list = tensors();
     (row.tensors)(&mut list);

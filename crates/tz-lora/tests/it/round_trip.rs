@@ -10,9 +10,9 @@ use crate::support::{CONFIG, Peft, Tensor, at, listing, read, safetensors, tenso
 
 fn there_and_back(peft: &Peft) -> std::path::PathBuf {
     let (packed, back) = (peft.beside("packed"), peft.beside("back"));
-    let adapter = Adapter::open(&peft.dir).unwrap();
-    adapter.pack(&at(&packed), &WriteOptions::default()).unwrap();
-    unpack(&packed, &back).unwrap();
+    let adapter = Adapter::open(&peft.dir).expect("adapter");
+    adapter.pack(&at(&packed), &WriteOptions::default()).expect("pack");
+    unpack(&packed, &back).expect("unpack");
     back
 }
 
@@ -35,7 +35,7 @@ fn comes_back(config: &str, weights: &[u8]) -> Peft {
 /// Length of the front of the packed file: shows whether a header is kept in it.
 fn index_len(peft: &Peft) -> u64 {
     let folder = at(&peft.beside("packed"));
-    let packed = PackedAdapter::open(&folder, &OpenOptions::default()).unwrap();
+    let packed = PackedAdapter::open(&folder, &OpenOptions::default()).expect("adapter");
     packed.file().front().header.index_len
 }
 
@@ -117,15 +117,16 @@ fn a_header_too_long_to_keep_gives_equal_tensors() {
 
 #[track_caller]
 fn same_tensors(a: &Path, b: &Path) {
-    let (a, b) = (Checkpoint::open(a).unwrap(), Checkpoint::open(b).unwrap());
+    let (a, b) =
+        (Checkpoint::open(a).expect("checkpoint"), Checkpoint::open(b).expect("checkpoint"));
     assert_eq!(a.tensors().len(), b.tensors().len());
     for (i, tensor) in a.tensors().iter().enumerate() {
-        let other = b.find(&tensor.name).unwrap();
+        let other = b.find(&tensor.name).expect("found");
         let spec = |checkpoint: &Checkpoint, at: usize| checkpoint.specs()[at].clone();
         assert_eq!(spec(&a, i), spec(&b, other));
         let content = |checkpoint: &Checkpoint, at: usize| {
-            let mut bytes = vec![0; usize::try_from(tensor.byte_len).unwrap()];
-            checkpoint.read_at(at, 0, &mut bytes).unwrap();
+            let mut bytes = vec![0; usize::try_from(tensor.byte_len).expect("fits")];
+            checkpoint.read_at(at, 0, &mut bytes).expect("read");
             bytes
         };
         assert_eq!(content(&a, i), content(&b, other), "{}", tensor.name);

@@ -51,7 +51,7 @@ pub(crate) fn safetensors(tensors: &[Tensor]) -> Vec<u8> {
             header,
             r#","{name}":{{"dtype":"{dtype}","shape":{shape},"data_offsets":[{begin},{end}]}}"#
         )
-        .unwrap();
+        .expect("text");
     }
     header.push('}');
     while !header.len().is_multiple_of(8) {
@@ -72,7 +72,7 @@ fn width(dtype: &str) -> u64 {
 pub(crate) fn with_header(header: &str, len: u64) -> Vec<u8> {
     let mut file = (header.len() as u64).to_le_bytes().to_vec();
     file.extend(header.as_bytes());
-    file.extend((0..len).map(|i| u8::try_from(i % 251).unwrap()));
+    file.extend((0..len).map(|i| u8::try_from(i % 251).expect("fits")));
     file
 }
 
@@ -84,11 +84,11 @@ pub(crate) struct Peft {
 
 impl Peft {
     pub(crate) fn new(config: &str, weights: &[u8]) -> Self {
-        let root = tempfile::tempdir().unwrap();
+        let root = tempfile::tempdir().expect("temporary directory");
         let dir = root.path().join("peft");
-        std::fs::create_dir(&dir).unwrap();
-        std::fs::write(dir.join("adapter_config.json"), config).unwrap();
-        std::fs::write(dir.join("adapter_model.safetensors"), weights).unwrap();
+        std::fs::create_dir(&dir).expect("directory");
+        std::fs::write(dir.join("adapter_config.json"), config).expect("write");
+        std::fs::write(dir.join("adapter_model.safetensors"), weights).expect("write");
         Self { root, dir }
     }
 
@@ -103,18 +103,19 @@ impl Peft {
 
 /// A local directory, as the library takes it.
 pub(crate) fn at(dir: &Path) -> ArtifactDir {
-    ArtifactDir::parse(dir.to_str().unwrap()).unwrap()
+    ArtifactDir::parse(dir.to_str().expect("UTF-8")).expect("directory")
 }
 
 pub(crate) fn read(dir: &Path, name: &str) -> Vec<u8> {
-    std::fs::read(dir.join(name)).unwrap()
+    std::fs::read(dir.join(name)).expect("read")
 }
 
 /// Names of everything in a directory, sorted; the temporary folders too, if one was left.
 pub(crate) fn listing(dir: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(dir).unwrap();
-    let mut names: Vec<String> =
-        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let entries = std::fs::read_dir(dir).expect("directory");
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.expect("entry").file_name().into_string().expect("UTF-8"))
+        .collect();
     names.sort();
     names
 }
