@@ -4,6 +4,7 @@
 //! test starts its own executable again, with just itself selected and the driver named in the environment.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -12,6 +13,8 @@ use crate::DRIVER_VARIABLE;
 /// Set in the process that a test started; holds the test's name.
 const CHILD_VARIABLE: &str = "TZ_FAKE_DRIVER_TEST";
 const REPORT_VARIABLE: &str = "FAKE_CUDA_REPORT";
+/// Name of the report in the driver's folder.
+const REPORT: &str = "report";
 
 /// How the fake driver behaves. Needs a C compiler: `$CC`, or `cc`.
 #[derive(Debug, Clone, Default)]
@@ -74,27 +77,52 @@ impl FakeDriver {
         self
     }
 
+    /// Makes the driver in `folder`, and gives the environment in which any program that has the shim finds it.
+    ///
+    /// # Panics
+    /// Where it cannot be compiled.
+    #[must_use]
+    pub fn install(&self, folder: &Path) -> Vec<(&'static str, OsString)> {
+        let library = folder.join("libfake.so");
+        if !self.absent {
+            self.compile(&library);
+        }
+        let settings = self.settings.iter().map(|(&name, value)| (name, value.into()));
+        let places =
+            [(DRIVER_VARIABLE, library.into()), (REPORT_VARIABLE, folder.join(REPORT).into())];
+        settings.chain(places).collect()
+    }
+
+    /// Checks that a process with the driver in `folder`, which has ended, gave everything back.
+    ///
+    /// # Panics
+    /// Where something was left allocated, or the driver was never loaded.
+    #[track_caller]
+    pub fn check_nothing_left(&self, folder: &Path) {
+        if self.absent || self.may_leak {
+            return;
+        }
+        let left = std::fs::read_to_string(folder.join(REPORT));
+        let left = left.expect("the driver was loaded and reported");
+        let clean = left.split(' ').all(|count| count.ends_with("=0"));
+        assert!(clean, "something was left behind: {left}");
+    }
+
     /// Runs `body`, the body of the test named `test`, in a process with this driver; then checks that the process
     /// gave everything back to the driver.
     ///
     /// # Panics
     /// Where the body panics, the driver cannot be compiled, or something was left allocated.
+    #[track_caller]
     pub fn run(&self, test: &str, body: impl FnOnce()) {
         if std::env::var_os(CHILD_VARIABLE).is_some_and(|name| name == test) {
             return body();
         }
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let library = folder.path().join("libfake.so");
-        if !self.absent {
-            self.compile(&library);
-        }
-        let report = folder.path().join("report");
         let output = Command::new(std::env::current_exe().expect("the test's executable"))
             .args([test, "--exact", "--nocapture"])
-            .envs(&self.settings)
+            .envs(self.install(folder.path()))
             .env(CHILD_VARIABLE, test)
-            .env(DRIVER_VARIABLE, &library)
-            .env(REPORT_VARIABLE, &report)
             .output()
             .expect("the test's executable starts");
         let said = String::from_utf8_lossy(&output.stdout);
@@ -104,11 +132,7 @@ impl FakeDriver {
             "{test} with {self:?}: {}\n{said}\n{complained}",
             output.status
         );
-        if !self.absent && !self.may_leak {
-            let left = std::fs::read_to_string(report).expect("the driver was loaded and reported");
-            let clean = left.split(' ').all(|count| count.ends_with("=0"));
-            assert!(clean, "{test} left something behind: {left}");
-        }
+        self.check_nothing_left(folder.path());
     }
 
     fn compile(&self, library: &Path) {

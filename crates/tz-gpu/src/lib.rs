@@ -13,6 +13,8 @@
 //! tensors, and no buffer is touched while a copy reads it. [`DeviceTensors`] exist only once every byte is in place
 //! and verified; they outlive the loader, and [`dlpack`] hands them to PyTorch, JAX and CuPy without a copy.
 //!
+//! [`Bus`] measures what a copy alone takes.
+//!
 //! Everything works on a [`Device`]: [`SimDevice`] in host memory, which is late and fails on purpose, and with the
 //! feature `cuda` a `CudaDevice`. The crate starts no kernels: casts and byte order are done on the CPU, in the ring.
 //!
@@ -48,6 +50,7 @@ mod convert;
 mod schedule;
 mod stats;
 
+mod bus;
 mod engine;
 mod loader;
 mod pinned_pool;
@@ -60,6 +63,7 @@ pub mod dlpack;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+pub use bus::Bus;
 #[cfg(feature = "cuda")]
 pub use cuda::{
     CudaDevice, CudaEvent, CudaInfo, CudaMemory, CudaPinned, CudaStream, RegisteredBytes,

@@ -3,6 +3,7 @@
 use tz_io::testing::paint;
 
 use super::Case;
+use crate::bus::Bus;
 use crate::device::{ALIGNMENT, Device, DeviceMemory as _};
 use crate::error::{DeviceError, MemoryKind};
 
@@ -25,6 +26,7 @@ pub(super) fn cases<D: Device>() -> Vec<Case<D>> {
         Case { name: "what leaves its allocation is refused", run: out_of_range },
         Case { name: "freed memory can be had again", run: memory_returns },
         Case { name: "more memory than there is is refused", run: out_of_memory },
+        Case { name: "the bus is measured with copies of any length", run: bus },
     ]
 }
 
@@ -179,4 +181,12 @@ fn out_of_memory<D: Device>(device: &D) {
     }
     let memory = device.allocate(3).expect("the device is usable still");
     put(device, &memory, 0, &[1, 2, 3]);
+}
+
+fn bus<D: Device>(device: &D) {
+    for bytes in [0, 1, 4097, 40 << 20] {
+        let bus = Bus::new(device.clone(), bytes).expect("memory");
+        bus.copy(bytes).expect("copies");
+        bus.copy(3 * bytes + 1).expect("more copies than there is memory");
+    }
 }

@@ -5,8 +5,8 @@ use std::io;
 use tz_format::{Element, TensorSpec};
 use tz_gpu::testing::TestFile;
 use tz_gpu::{
-    DeviceError, GpuError, GpuLoader, GpuOptions, INJECTED_CODE, MemoryKind, Placement, SimCall,
-    SimDevice, SimOptions,
+    Bus, DeviceError, GpuError, GpuLoader, GpuOptions, INJECTED_CODE, MemoryKind, Placement,
+    SimCall, SimDevice, SimOptions,
 };
 use tz_io::testing::{FaultSource, SourceFault};
 use tz_io::{IoError, Location, ReadOptions, Selection, TensorFile};
@@ -72,6 +72,25 @@ fn failing_calls_are_reported_and_everything_is_returned() {
     check(SimCall::Query, 3);
     check(SimCall::LateCopy, 4);
     check(SimCall::Synchronize, 1);
+}
+
+#[test]
+fn the_bus_gives_everything_back_whatever_fails() {
+    let calls =
+        [SimCall::Allocate, SimCall::Pin, SimCall::Stream, SimCall::Copy, SimCall::Synchronize];
+    for call in calls.into_iter().map(Some).chain([None]) {
+        let device = device(call.map(|call| (call, 1)).into_iter().collect(), 7);
+        let bytes = 40 << 20;
+        let copied = Bus::new(device.clone(), bytes).and_then(|bus| bus.copy(100 << 20));
+        assert_eq!(copied.is_ok(), call.is_none(), "{call:?}: {copied:?}");
+        let usage = device.usage();
+        assert_eq!((usage.device_bytes, usage.pinned_bytes), (0, 0), "{call:?}");
+        assert_eq!(device.violations(), Vec::<String>::new(), "{call:?}");
+        if call.is_none() {
+            // 16 MiB each, and the last one the rest of 100 MiB.
+            assert_eq!(usage.copies, 7);
+        }
+    }
 }
 
 #[test]
