@@ -12,6 +12,7 @@ use crate::product::Product;
 use crate::report::Checks;
 
 mod encrypted;
+mod lora;
 mod ours;
 mod published;
 mod python;
@@ -48,6 +49,8 @@ enum Part {
     Encrypted,
     /// S3 and HTTP servers, both ways
     Remote,
+    /// Adapters of PEFT
+    Lora,
 }
 
 /// What every check works with.
@@ -74,12 +77,13 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     };
     let bench = Bench { product: &product, python: &python, folder };
     let mut checks = Checks::default();
-    let parts: [(Part, Check); 5] = [
+    let parts: [(Part, Check); 6] = [
         (Part::Ours, ours::check),
         (Part::Theirs, theirs::check),
         (Part::Published, published::check),
         (Part::Encrypted, encrypted::check),
         (Part::Remote, remote::check),
+        (Part::Lora, lora::check),
     ];
     for (part, check) in parts {
         if args.only.is_empty() || args.only.contains(&part) {

@@ -77,6 +77,14 @@ pub enum Refusal {
         /// Their alpha.
         alpha: String,
     },
+    /// PEFT computes something else with the field set; vLLM does not look at it.
+    #[error("{field:?} is {value}, vLLM ignores it and applies plain LoRA")]
+    Variant {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        value: String,
+    },
     /// There is nothing to apply.
     #[error("there is no tensor in the adapter")]
     NoTensors,

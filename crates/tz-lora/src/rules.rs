@@ -137,6 +137,15 @@ fn other_values<'a>(
     entries.filter(move |(_, value)| common.is_none() || value.as_f64() != common)
 }
 
+/// Fields that make PEFT compute something else than plain LoRA on the layers of the base model.
+const VARIANTS: [&str; 5] = [
+    "alora_invocation_tokens",
+    "layer_replication",
+    "target_parameters",
+    "trainable_token_indices",
+    "use_qalora",
+];
+
 fn features(config: &AdapterConfig, refusals: &mut Vec<Refusal>) {
     if let Some(kind) = config.field("peft_type")
         && kind.as_str() != Some("LORA")
@@ -151,6 +160,10 @@ fn features(config: &AdapterConfig, refusals: &mut Vec<Refusal>) {
     }
     if config.field("use_dora") == Some(&Value::Bool(true)) {
         refusals.push(Refusal::Dora);
+    }
+    for field in VARIANTS {
+        let value = config.field(field).filter(|value| **value != Value::Bool(false));
+        refusals.extend(value.map(|value| Refusal::Variant { field, value: shown(value) }));
     }
     match config.field("modules_to_save") {
         None => {}

@@ -113,6 +113,11 @@ fn configurations() -> Vec<Row> {
             Refusal::AlphaPattern { module: "down_proj".to_owned(), alpha: "16".to_owned() },
         ),
         row(
+            "an adapter for some tokens only",
+            |config| config["alora_invocation_tokens"] = json!([1, 2]),
+            Refusal::Variant { field: "alora_invocation_tokens", value: "[1,2]".to_owned() },
+        ),
+        row(
             "a target without a tensor",
             |config| config["target_modules"] = json!(["q_proj", "down_proj", "k_proj"]),
             Refusal::UnusedTarget { target: "k_proj".to_owned() },
