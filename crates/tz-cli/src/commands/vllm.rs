@@ -1,5 +1,6 @@
 //! `vllm serialize` and `vllm deserialize`: the jobs of vLLM's example script, with its options. Owns what both take.
 
+mod adapter;
 mod deserialize;
 mod keyfile;
 mod kwargs;
@@ -42,6 +43,9 @@ pub(crate) struct ModelArgs {
     /// Branch, tag or commit of a model from Hugging Face [default: main]
     #[arg(long, global = true, value_name = "REVISION", help_heading = "Model")]
     revision: Option<String>,
+    /// A LoRA adapter to put beside the model: PEFT's directory, or an id of Hugging Face
+    #[arg(long, global = true, value_name = "DIR|ID", help_heading = "Model")]
+    lora_path: Option<String>,
     /// Name of the model in the directory that is made [default: the id, or the name of --model's folder]
     #[arg(long, global = true, value_name = "NAME", help_heading = "Model")]
     served_model_name: Option<String>,

@@ -11,3 +11,5 @@ mod made;
 mod memory;
 mod rewrap;
 mod run;
+mod s3;
+mod vllm;

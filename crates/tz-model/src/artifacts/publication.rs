@@ -116,21 +116,7 @@ impl<'a> Publication<'a> {
         Ok(())
     }
 
-    /// Writes a small file of these bytes.
-    ///
-    /// # Errors
-    /// What the place gives.
-    pub fn put(&mut self, name: &str, bytes: &[u8]) -> Result<(), Error> {
-        let to = self.place(name)?;
-        self.files.push(put(&to, bytes, &self.options)?.named(name));
-        Ok(())
-    }
-
-    /// Writes tensors that are not the model's own, such as an adapter's, encrypted as the model's.
-    ///
-    /// # Errors
-    /// What the source or the place gives.
-    pub fn tensors(&mut self, name: &str, source: &dyn TensorSource) -> Result<WriteStats, Error> {
+    fn tensors(&mut self, name: &str, source: &dyn TensorSource) -> Result<WriteStats, Error> {
         let to = self.place(name)?;
         let mut options = self.options.clone();
         options.file_digest = true;
@@ -230,17 +216,8 @@ fn present(dir: &ArtifactDir, options: &WriteOptions, degree: u32) -> Result<Vec
     Ok(found)
 }
 
-/// A small file's length and digest, before it has its name.
-struct Unnamed(u64, [u8; 32]);
-
-impl Unnamed {
-    fn named(self, name: &str) -> FileEntry {
-        FileEntry::new(name, self.0, self.1)
-    }
-}
-
 /// Writes `bytes` to a place by way of a temporary file, which is how every place takes a file whole.
-fn put(to: &Location, bytes: &[u8], options: &WriteOptions) -> Result<Unnamed, Error> {
+fn put(to: &Location, bytes: &[u8], options: &WriteOptions) -> Result<(), Error> {
     let failed = |path: &Path| {
         let path = path.to_owned();
         move |error| Error::io(&path, "write", error)
@@ -249,8 +226,7 @@ fn put(to: &Location, bytes: &[u8], options: &WriteOptions) -> Result<Unnamed, E
     file.write_all(bytes).map_err(failed(file.path()))?;
     let from = Location::File(file.path().to_owned());
     copy(&from, to, options)?;
-    let (len, blake3) = digest(&from, &options.remote, &read_options(options))?;
-    Ok(Unnamed(len, blake3))
+    Ok(())
 }
 
 fn read_options(options: &WriteOptions) -> ReadOptions {

@@ -24,7 +24,8 @@ impl Model {
         let text = args.model.as_deref().ok_or_else(|| {
             Failure::usage("--model is needed: a directory, or an id of Hugging Face")
         })?;
-        let (dir, commit) = find(text, args.revision.as_deref(), session)?;
+        let revision = args.revision.as_deref();
+        let (dir, commit) = find("--model", text, revision, Files::Model, session)?;
         let id = if commit.is_some() { Some(text.to_owned()) } else { cached_id(&dir) };
         let name = args.served_model_name.clone().or_else(|| id.clone());
         let name = name.map_or_else(|| name_of(text, &dir), Ok)?;
@@ -34,43 +35,59 @@ impl Model {
     }
 }
 
+/// What is needed of an id of Hugging Face.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Files {
+    Model,
+    Adapter,
+}
+
+/// The directory that the text of an option names, and its commit where it is an id of Hugging Face.
 #[cfg(feature = "hub")]
-fn find(
+pub(super) fn find(
+    option: &str,
     text: &str,
     revision: Option<&str>,
+    files: Files,
     session: &Session,
 ) -> Result<(PathBuf, Option<String>), Failure> {
-    use tz_model::hub::{HubOptions, resolve};
+    use tz_model::hub::{HubFiles, HubOptions, resolve};
 
-    if let Some(dir) = directory(text, revision)? {
+    if let Some(dir) = directory(option, text, revision)? {
         return Ok((dir, None));
     }
-    let mut options = HubOptions::from_env()?;
+    let mut options = HubOptions::from_env()?.with_files(match files {
+        Files::Model => HubFiles::Model,
+        Files::Adapter => HubFiles::Adapter,
+    });
     options.revision = revision.map(ToOwned::to_owned);
     options.cancel = session.cancel.clone();
     let snapshot = resolve(text, &options)?;
     Ok((snapshot.dir, snapshot.commit))
 }
 
+/// The directory that the text of an option names.
 #[cfg(not(feature = "hub"))]
-fn find(
+pub(super) fn find(
+    option: &str,
     text: &str,
     revision: Option<&str>,
+    _files: Files,
     _session: &Session,
 ) -> Result<(PathBuf, Option<String>), Failure> {
     let missing = || {
-        Failure::usage(format!("--model {text:?} is no directory"))
+        Failure::usage(format!("{option} {text:?} is no directory"))
             .hint("this program was built without ids of Hugging Face: give a directory")
     };
-    directory(text, revision)?.map(|dir| (dir, None)).ok_or_else(missing)
+    directory(option, text, revision)?.map(|dir| (dir, None)).ok_or_else(missing)
 }
 
 /// A directory of this machine; `None` where the text names none.
-fn directory(text: &str, revision: Option<&str>) -> Result<Option<PathBuf>, Failure> {
+fn directory(option: &str, text: &str, revision: Option<&str>) -> Result<Option<PathBuf>, Failure> {
     let path = Path::new(text);
     if path.is_file() {
-        return Err(Failure::usage(format!("--model {text:?} is a file"))
-            .hint("give the directory that holds it and config.json"));
+        return Err(Failure::usage(format!("{option} {text:?} is a file"))
+            .hint("give the directory that holds it and its configuration"));
     }
     if !path.is_dir() {
         return Ok(None);
@@ -93,7 +110,7 @@ fn cached_id(dir: &Path) -> Option<String> {
 }
 
 /// As typed where that could be an id, which is what vLLM's script does; else the folder's own name.
-fn name_of(text: &str, dir: &Path) -> Result<String, Failure> {
+pub(super) fn name_of(text: &str, dir: &Path) -> Result<String, Failure> {
     let parts: Vec<Component<'_>> = Path::new(text).components().collect();
     let plain = parts.iter().all(|part| matches!(part, Component::Normal(_)));
     if plain && parts.len() <= 2 && !text.ends_with('/') {

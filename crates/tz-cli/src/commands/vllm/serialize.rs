@@ -12,6 +12,7 @@ use tz_model::{
 };
 
 use super::ModelArgs;
+use super::adapter::LoraAdapter;
 use super::keyfile::{KeyArgs, KeyPlan};
 use super::kwargs::Serialization;
 use super::model::Model;
@@ -132,6 +133,7 @@ pub(super) fn run(
 
     let checkpoint = Checkpoint::open(&found.dir)?;
     let (ranks, vllm) = ranks(args, &checkpoint, &found.dir, degree)?;
+    let adapter = LoraAdapter::find(model, &found.dir, session)?;
     let small = small_files(&found.dir, &key)?;
     if !quiet {
         small.left_out.iter().for_each(|name| say(&format!("left out: {name}")));
@@ -149,6 +151,9 @@ pub(super) fn run(
     for path in &small.copied {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         publication.copy(path, name)?;
+    }
+    if let Some(adapter) = &adapter {
+        adapter.publish(&mut publication, key.key.as_ref(), &options)?;
     }
     let mut publication = publication.into_tensors();
     let bar = session.bar("writing", ranks.total_bytes());
@@ -190,7 +195,7 @@ pub(super) fn run(
         tensor_parallel: degree,
         keyfile: keyfile.as_deref(),
         s3_endpoint: endpoint.as_deref(),
-        adapter: None,
+        adapter: adapter.as_ref().map(|adapter| adapter.served(manifest.encrypted)),
     });
     let seconds = start.elapsed().as_secs_f64();
     Ok(ModelPublished {
