@@ -13,7 +13,7 @@ use crate::decrypt;
 use crate::error::IoError;
 use crate::file::TensorFile;
 use crate::host::{HostTensor, HostTensors};
-use crate::memory::{Arena, ArenaSlice};
+use crate::memory::{Arena, ArenaSlice, HUGE_PAGE};
 use crate::options::{Cancel, ReadOptions};
 use crate::plan::{Fetch, LoadPlan, Part, PartKind};
 use crate::stats::{Counter, ReadStats};
@@ -22,36 +22,63 @@ use crate::workers;
 /// Alignment of every tensor in an arena: a cache line, and enough for any vector unit.
 const TENSOR_ALIGNMENT: usize = 64;
 
-/// Where each selected tensor stands in the arena, and the arena's length.
-fn places(entries: &[&TensorEntry]) -> Option<(Vec<(usize, usize)>, usize)> {
-    let mut end = 0_usize;
-    let mut places = Vec::with_capacity(entries.len());
-    for entry in entries {
-        let start = end.checked_next_multiple_of(TENSOR_ALIGNMENT)?;
-        let len = usize::try_from(entry.byte_len()).ok()?;
-        end = start.checked_add(len)?;
-        places.push((start, len));
-    }
-    Some((places, end))
+/// A tensor from this size on starts on a huge page of its own, unless that would leave too much unused: readers then
+/// never fault the same page at once, which is what they would spend a quarter of a load on.
+const OWN_PAGE_FROM: u64 = HUGE_PAGE as u64;
+/// How much of its length a tensor may leave unused before it, as a divisor.
+const WASTE_SHARE: usize = 8;
+/// Alignment of large tensors that follow others closely: a page of the file then lands on a page of memory.
+const PAGE: usize = 4 << 10;
+
+/// Where a tensor stands: which arena, and where in it.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    large: bool,
+    start: usize,
+    len: usize,
 }
 
-/// Cuts the arena into one slice per data part of the plan; meta tensors stay untouched zeros.
+/// Where each selected tensor stands, and the lengths of the arenas of small and of large tensors.
+fn places(entries: &[&TensorEntry]) -> Option<(Vec<Place>, [usize; 2])> {
+    let mut ends = [0_usize; 2];
+    let mut places = Vec::with_capacity(entries.len());
+    for entry in entries {
+        let len = usize::try_from(entry.byte_len()).ok()?;
+        let large = entry.data_len >= OWN_PAGE_FROM;
+        let end = ends.get_mut(usize::from(large))?;
+        let own_page = end.checked_next_multiple_of(HUGE_PAGE)?;
+        let start = match large {
+            true if own_page - *end <= len / WASTE_SHARE => own_page,
+            true => end.checked_next_multiple_of(PAGE)?,
+            false => end.checked_next_multiple_of(TENSOR_ALIGNMENT)?,
+        };
+        *end = start.checked_add(len)?;
+        places.push(Place { large, start, len });
+    }
+    Some((places, ends))
+}
+
+/// Cuts the arenas into one slice per data part of the plan; meta tensors stay untouched zeros.
 fn cut(
     plan: &LoadPlan,
-    places: &[(usize, usize)],
+    places: &[Place],
     slots: &[usize],
-    arena: &mut Arena,
+    arenas: &mut [Arena; 2],
 ) -> Option<Vec<Mutex<Vec<ArenaSlice>>>> {
-    let mut at = 0;
+    let mut ends = [0; 2];
     let mut targets = Vec::with_capacity(plan.fetches.len());
     for fetch in &plan.fetches {
         let mut slices = Vec::new();
         for part in fetch.parts.iter().filter(|part| part.kind == PartKind::Data) {
-            let &(start, _) = places.get(*slots.get(part.tensor)?)?;
-            let start = start.checked_add(usize::try_from(part.offset).ok()?)?;
-            arena.take(start.checked_sub(at)?)?;
+            let place = places.get(*slots.get(part.tensor)?)?;
+            let start = place.start.checked_add(usize::try_from(part.offset).ok()?)?;
+            let (arena, end) = (
+                arenas.get_mut(usize::from(place.large))?,
+                ends.get_mut(usize::from(place.large))?,
+            );
+            arena.take(start.checked_sub(*end)?)?;
             slices.push(arena.take(part.len)?);
-            at = start + part.len;
+            *end = start + part.len;
         }
         targets.push(Mutex::new(slices));
     }
@@ -84,10 +111,11 @@ pub(crate) fn load(
         plan.tensors.iter().filter_map(|&i| file.entries().get(i)).collect();
     let too_large =
         || IoError::io(location, "reserve memory")(std::io::ErrorKind::OutOfMemory.into());
-    let (places, len) = places(&entries).ok_or_else(too_large)?;
-    let mut arena = Arena::new(len).map_err(IoError::io(location, "reserve memory"))?;
+    let (places, lens) = places(&entries).ok_or_else(too_large)?;
+    let arena = |len| Arena::new(len).map_err(IoError::io(location, "reserve memory"));
+    let mut arenas = [arena(lens[0])?, arena(lens[1])?];
     let slots = slots_of(plan, file.entries().len());
-    let targets = cut(plan, &places, &slots, &mut arena).ok_or_else(too_large)?;
+    let targets = cut(plan, &places, &slots, &mut arenas).ok_or_else(too_large)?;
     let load = Load {
         file,
         plan,
@@ -122,9 +150,11 @@ pub(crate) fn load(
     }
     let Load { targets, checks, requests, fetch, decrypt, check, .. } = load;
     drop(targets);
-    let bytes = arena.freeze().ok_or_else(too_large)?;
-    let tensor = |(entry, &(start, len)): (&&TensorEntry, &(usize, usize))| {
-        Some(HostTensor::new((*entry).clone(), bytes.part(start, len)?))
+    let [small, large] = arenas.map(Arena::freeze);
+    let (small, large) = (small.ok_or_else(too_large)?, large.ok_or_else(too_large)?);
+    let tensor = |(entry, place): (&&TensorEntry, &Place)| {
+        let bytes = if place.large { &large } else { &small };
+        Some(HostTensor::new((*entry).clone(), bytes.part(place.start, place.len)?))
     };
     let tensors: Vec<HostTensor> = entries.iter().zip(&places).filter_map(tensor).collect();
     // Tags have proven an encrypted file's data already; its hashes are for `verify`.
@@ -343,4 +373,40 @@ fn verdict(
     )?;
     let failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
     file.corrupt(failures)
+}
+
+#[cfg(test)]
+mod tests {
+    use tz_format::{Element, TensorSpec};
+
+    use super::*;
+
+    fn placed(lens: &[u64]) -> (Vec<Place>, [usize; 2]) {
+        let spec =
+            |(i, &len): (usize, &u64)| TensorSpec::new(i.to_string(), Element::Uint8, vec![len]);
+        let specs = lens.iter().enumerate().map(spec).collect();
+        let layout = tz_format::Layout::plan(specs, tz_format::LayoutOptions::default()).unwrap();
+        places(&layout.entries().iter().collect::<Vec<_>>()).unwrap()
+    }
+
+    #[test]
+    fn large_tensors_start_on_pages_of_their_own_whatever_stands_between_them() {
+        let (places, [small, large]) = placed(&[8 << 20, 100, 16 << 20, 4096, 24 << 20]);
+        let starts: Vec<usize> = places.iter().map(|place| place.start).collect();
+        assert_eq!(starts, [0, 0, 8 << 20, 128, 24 << 20]);
+        assert_eq!((small, large), (128 + 4096, 48 << 20));
+    }
+
+    #[test]
+    fn no_tensor_leaves_more_than_an_eighth_of_its_length_unused() {
+        for len in [2 << 20, (2 << 20) + 1, 3_000_000, 9_999_999, 33_000_000] {
+            let (places, [_, end]) = placed(&[len; 9]);
+            let unused = end - usize::try_from(len * 9).unwrap();
+            assert!(
+                unused <= (8 * usize::try_from(len).unwrap()) / WASTE_SHARE + 8 * PAGE,
+                "{len}"
+            );
+            assert!(places.iter().all(|place| place.start % PAGE == 0), "{len}");
+        }
+    }
 }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
 /// Size of a huge page on the machines this runs on; mappings of at least this size ask for them.
-const HUGE_PAGE: usize = 2 << 20;
+pub(crate) const HUGE_PAGE: usize = 2 << 20;
 
 /// Owns an anonymous private mapping of zeros.
 #[derive(Debug)]

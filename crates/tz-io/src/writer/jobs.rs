@@ -6,8 +6,9 @@ use tz_format::{CipherPlan, HashKind, Layout, TensorEntry};
 
 use crate::error::IoError;
 
-/// Longest piece. A power of two, as the digest tree needs; larger pieces gain nothing on a local disk.
-const MAX_PIECE: u64 = 4 << 20;
+/// Longest piece. A power of two, as the digest tree needs; what was read is then still in the core's cache when it is
+/// hashed and written.
+const MAX_PIECE: u64 = 1 << 20;
 /// Shortest piece: below it, threads spend their time on claiming work.
 const MIN_PIECE: u64 = 64 << 10;
 

@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use rustix::io::Errno;
 use tempfile::NamedTempFile;
 use tz_format::Layout;
 
@@ -55,7 +56,7 @@ impl LocalOutput {
             .permissions(std::fs::Permissions::from_mode(0o666))
             .tempfile_in(folder(path));
         let file = file.map_err(IoError::io(name, "create a temporary file beside"))?;
-        file.as_file().set_len(len).map_err(IoError::io(name, "set the length of"))?;
+        reserve(file.as_file(), len).map_err(IoError::io(name, "reserve the space of"))?;
         Ok(Self { file, path: path.to_owned(), name: name.to_owned() })
     }
 
@@ -79,6 +80,25 @@ impl LocalOutput {
                 .map_err(IoError::io(&self.name, "sync the folder of"))?;
         }
         Ok(())
+    }
+}
+
+/// What `statfs` calls a file system in memory (`TMPFS_MAGIC` of Linux).
+const TMPFS: u64 = 0x0102_1994;
+
+/// Gives a new file its length and, where the file system can, its blocks: workers then write without taking turns
+/// for them, and a full disk says so before the work. In memory that would only mean to clear every page twice.
+fn reserve(file: &File, len: u64) -> io::Result<()> {
+    let in_memory =
+        rustix::fs::fstatfs(file).is_ok_and(|stat| u64::try_from(stat.f_type) == Ok(TMPFS));
+    if in_memory {
+        return file.set_len(len);
+    }
+    match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), 0, len) {
+        Ok(()) => Ok(()),
+        Err(errno @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) => Err(errno.into()),
+        // Many file systems have no such call; the blocks come with the bytes there.
+        Err(_) => file.set_len(len),
     }
 }
 
