@@ -9,12 +9,17 @@ use clap::Subcommand;
 mod crypto;
 mod limits;
 mod local;
+mod lora;
 mod raw;
+mod raw_write;
 mod remote;
 mod rounds;
 mod wire;
 
-pub(crate) use raw::{Args as RawReadArgs, contender as raw_read_of, run as raw_read};
+pub(crate) use raw::{
+    Args as RawReadArgs, TouchArgs, contender as raw_read_of, run as raw_read, touch as raw_touch,
+};
+pub(crate) use raw_write::{Args as RawWriteArgs, run as raw_write};
 pub(crate) use rounds::{Contender, Sample, Series, alternate};
 pub(crate) use wire::{DownloadArgs, UploadArgs, download, upload};
 
@@ -34,6 +39,8 @@ enum Kind {
     Remote(remote::Args),
     /// Memory limits and killed uploads over a network, with one large tensor
     Limits(limits::Args),
+    /// Load a packed rank-16 adapter of a 7B model, warm
+    Lora(lora::Args),
 }
 
 /// What every benchmark takes.
@@ -54,5 +61,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Kind::Crypto(args) => crypto::run(args),
         Kind::Remote(args) => remote::run(args),
         Kind::Limits(args) => limits::run(args),
+        Kind::Lora(args) => lora::run(args),
     }
 }

@@ -48,6 +48,12 @@ enum Command {
     /// Read a file into fresh memory and print the time as JSON (the baseline of `bench`)
     #[command(hide = true)]
     RawRead(bench::RawReadArgs),
+    /// Touch so much memory and give it back, so that the next process finds it there
+    #[command(hide = true)]
+    RawTouch(bench::TouchArgs),
+    /// Write a new file and print the time as JSON
+    #[command(hide = true)]
+    RawWrite(bench::RawWriteArgs),
     /// Download a URL in ranges into fresh memory and print the time as JSON
     #[command(hide = true)]
     RawDownload(bench::DownloadArgs),
@@ -67,6 +73,8 @@ fn main() -> ExitCode {
         Command::Tidy => tidy::run(),
         Command::Ci(args) => ci::run(&args),
         Command::RawRead(args) => bench::raw_read(&args),
+        Command::RawTouch(args) => bench::raw_touch(&args),
+        Command::RawWrite(args) => bench::raw_write(&args),
         Command::RawDownload(args) => bench::download(&args),
         Command::RawUpload(args) => bench::upload(&args),
     };

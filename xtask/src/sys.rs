@@ -1,10 +1,15 @@
-//! The system calls that std lacks: huge-page memory, free space, the resource use of one child.
+//! The system calls that std lacks: huge-page memory, free and reserved space, the resource use of one child.
 //! The only file of xtask with `unsafe`; everything in it is safe to call.
-#![allow(unsafe_code, reason = "mmap, madvise, statvfs and wait4 have no safe wrapper in std")]
+#![allow(
+    unsafe_code,
+    reason = "mmap, madvise, statvfs, fallocate and wait4 have no safe wrapper in std"
+)]
 
 use std::ffi::CString;
+use std::fs::File;
 use std::io::{self, Read};
 use std::mem::MaybeUninit;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -120,6 +125,21 @@ pub(crate) fn free_bytes(path: &Path) -> io::Result<u64> {
     // SAFETY: statvfs succeeded and filled it; all-zero was a valid value before, too.
     let stat = unsafe { stat.assume_init() };
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// Gives a new file its length, and its blocks where that helps: a file system in memory would clear every page.
+pub(crate) fn reserve(file: &File, len: u64) -> io::Result<()> {
+    let mut stat = MaybeUninit::<libc::statfs>::zeroed();
+    // SAFETY: the descriptor is open, and `stat` is a live local of the type that fstatfs fills.
+    let failed = unsafe { libc::fstatfs(file.as_raw_fd(), stat.as_mut_ptr()) };
+    // SAFETY: all-zero is a valid value, whether fstatfs filled it or not.
+    let in_memory = failed == 0 && unsafe { stat.assume_init() }.f_type == libc::TMPFS_MAGIC;
+    let signed = libc::off_t::try_from(len).map_err(io::Error::other)?;
+    // SAFETY: the call takes a descriptor and numbers, no memory of ours.
+    if in_memory || unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, signed) } != 0 {
+        return file.set_len(len);
+    }
+    Ok(())
 }
 
 type Drain = std::thread::JoinHandle<Vec<u8>>;

@@ -75,15 +75,35 @@ fn read(args: &Args) -> Result<(f64, u64)> {
     Ok((start.elapsed().as_secs_f64(), bytes))
 }
 
+#[derive(Debug, clap::Args)]
+pub(crate) struct TouchArgs {
+    bytes: u64,
+}
+
+/// Takes memory, touches every page of it and gives it back.
+pub(crate) fn touch(args: &TouchArgs) -> Result<()> {
+    let mut memory = FreshMemory::new(usize::try_from(args.bytes)?, true)?;
+    for page in memory.as_mut_slice().chunks_mut(4096) {
+        page[0] = 1;
+    }
+    Ok(())
+}
+
+/// Has a process of its own touch so much memory: what is free on this machine is then there. On a virtual machine it
+/// may not be: the host takes free memory away after seconds, and gives it back page by page, at a cost that would
+/// fall on whoever runs next and that swings by a factor of ten.
+pub(super) fn settle(bytes: u64) -> Result<()> {
+    let mut command = Command::new(std::env::current_exe().context("this program")?);
+    let finished = sys::run_measured(command.arg("raw-touch").arg(bytes.to_string()))?;
+    if !finished.status.success() {
+        bail!("raw-touch: {}", finished.stderr.trim());
+    }
+    Ok(())
+}
+
 /// The baseline: two threads into huge pages.
 pub(crate) fn contender(file: &Path) -> Contender<'_> {
     Contender::new(NAME, || fresh_process(file, &[]))
-}
-
-/// The same into 4 KiB pages, for context.
-pub(super) fn small_pages_contender(file: &Path) -> Contender<'_> {
-    let name = "raw read, 2 threads, 4 KiB pages";
-    Contender::new(name, || fresh_process(file, &["--small-pages"]))
 }
 
 fn fresh_process(file: &Path, options: &[&str]) -> Result<Sample> {
@@ -105,6 +125,7 @@ mod tests {
     #[test]
     fn every_length_is_read_whole() {
         let folder = tempfile::tempdir().unwrap();
+        touch(&TouchArgs { bytes: 5000 }).unwrap();
         for len in [1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE] {
             let file = folder.path().join(len.to_string());
             std::fs::write(&file, vec![7; len]).unwrap();

@@ -38,6 +38,15 @@ pub(crate) struct Series {
 
 /// Runs everything `rounds` times.
 pub(crate) fn alternate(contenders: &[Contender<'_>], rounds: u32) -> Result<Vec<Series>> {
+    alternate_after(contenders, rounds, || Ok(()))
+}
+
+/// The same, with `before` called before each run, outside every clock.
+pub(super) fn alternate_after(
+    contenders: &[Contender<'_>],
+    rounds: u32,
+    before: impl Fn() -> Result<()>,
+) -> Result<Vec<Series>> {
     let mut series: Vec<Series> = contenders
         .iter()
         .map(|contender| Series { name: contender.name.clone(), samples: Vec::new() })
@@ -46,6 +55,7 @@ pub(crate) fn alternate(contenders: &[Contender<'_>], rounds: u32) -> Result<Vec
         eprintln!("round {round} of {rounds}");
         for step in 0..contenders.len() {
             let at = (step + shift) % contenders.len();
+            before()?;
             let sample = (contenders[at].run)().with_context(|| contenders[at].name.clone())?;
             series[at].samples.push(sample);
         }

@@ -20,7 +20,7 @@ pub(super) const UNSAFE_FILES: &[(&str, usize, &str)] = &[
     ("crates/tz-io/src/memory.rs", 14, "huge-page arenas shared by readers, views of files"),
     (
         "xtask/src/sys.rs",
-        9,
-        "mmap and madvise for the raw read, statvfs, wait4 for a child's peak memory",
+        12,
+        "mmap and madvise for the raw read, statvfs, fstatfs and fallocate, wait4 for a child's peak memory",
     ),
 ];
