@@ -20,6 +20,7 @@ mod reference;
 mod remote;
 mod tensors;
 mod theirs;
+mod vllm;
 
 pub(crate) use python::Python;
 pub(crate) use tensors::Tensor;
@@ -51,6 +52,8 @@ enum Part {
     Remote,
     /// Adapters of PEFT
     Lora,
+    /// Directories that vLLM serves
+    Vllm,
 }
 
 /// What every check works with.
@@ -77,13 +80,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     };
     let bench = Bench { product: &product, python: &python, folder };
     let mut checks = Checks::default();
-    let parts: [(Part, Check); 6] = [
+    let parts: [(Part, Check); 7] = [
         (Part::Ours, ours::check),
         (Part::Theirs, theirs::check),
         (Part::Published, published::check),
         (Part::Encrypted, encrypted::check),
         (Part::Remote, remote::check),
         (Part::Lora, lora::check),
+        (Part::Vllm, vllm::check),
     ];
     for (part, check) in parts {
         if args.only.is_empty() || args.only.contains(&part) {
