@@ -51,6 +51,24 @@ const BEFORE_TESTS: &[Step] = &[
             "warnings",
         ],
     ),
+    // What only GPU machines run is compiled by no other step.
+    step(
+        "clippy-gpu",
+        &[
+            "cargo",
+            "clippy",
+            "-p",
+            "tz-gpu",
+            "--all-features",
+            "--test",
+            "gpu",
+            "--bench",
+            "copy",
+            "--",
+            "-D",
+            "warnings",
+        ],
+    ),
 ];
 
 const AFTER_TESTS: &[Step] = &[

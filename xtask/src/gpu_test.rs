@@ -39,7 +39,7 @@ pub(crate) struct Args {
     /// Leave the Python packages of the comparison out
     #[arg(long)]
     no_wheels: bool,
-    /// Run the kit here, all of it or these stages: facts, suite, dlpack, sanitizer, bus, model, warm, disk
+    /// Run the kit here, all of it or these stages: facts, suite, dlpack, sanitizer, cli, bus, model, warm, disk
     #[arg(long, value_name = "STAGE", num_args = 0.., value_delimiter = ',')]
     run: Option<Vec<String>>,
 }

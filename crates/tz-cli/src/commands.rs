@@ -65,7 +65,7 @@ pub(crate) fn run(command: Command, session: &Session) -> Result<Report, Failure
         Command::Rewrap(args) => rewrap::run(&args, session).map(Report::Rewrap),
         Command::Lora(args) => lora::run(&args, session).map(Report::Lora),
         Command::Vllm(args) => vllm::run(&args, session),
-        Command::Bench(args) => bench::run(&args, session).map(Report::Bench),
+        Command::Bench(args) => bench::run(&args, session),
         Command::Synth(args) => synth::run(&args, session).map(Report::Synth),
         Command::Completions(args) => Ok(Report::Text(completions::run(&args))),
         Command::Man(args) => man::run(&args).map(Report::Text),

@@ -1,5 +1,7 @@
 //! What went wrong, for a person: one line that names the place, one that says what to try. Owns [`Failure`].
 
+mod gpu;
+
 use std::io::{self, ErrorKind};
 
 use tz_crypto::{CryptoError, ErrorClass};

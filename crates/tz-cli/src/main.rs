@@ -9,6 +9,7 @@ mod convert;
 mod error;
 mod exit;
 mod folders;
+mod gpu;
 mod job;
 mod load;
 mod output;

@@ -8,6 +8,11 @@ pub(crate) fn peak_bytes() -> u64 {
     kibibytes.map_or(0, |kibibytes: u64| kibibytes.saturating_mul(1024))
 }
 
+/// Lets the system count the peak anew; where it does not, [`peak_bytes`] stays that of the whole run.
+pub(crate) fn forget_peak() {
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

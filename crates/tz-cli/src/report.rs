@@ -1,5 +1,6 @@
 //! What commands return: values, not text. Owns [`Report`] and the shapes that `--json` prints.
 
+mod gpu;
 mod lora;
 mod vllm;
 
@@ -14,6 +15,9 @@ use tz_io::{Corruption, ReadStats};
 
 use crate::exit::Exit;
 
+pub(crate) use gpu::{
+    DeviceBenchmark, DeviceFacts, DeviceRound, DeviceStalls, device_phases,
+};
 pub(crate) use lora::{Adapted, AdapterFacts, AdapterRow, AdapterWritten, Refused, WrittenFile};
 pub(crate) use vllm::{
     DirectoryVerification, ModelLoaded, ModelPublished, RankLoaded, RankWritten, write_phases,
@@ -32,6 +36,7 @@ pub(crate) enum Report {
     Diff(Differences),
     Synth(Synthesised),
     Bench(Benchmark),
+    BenchDevice(Box<DeviceBenchmark>),
     Copy(Copied),
     Rewrap(Rewrapped),
     Lora(Adapted),
@@ -170,6 +175,8 @@ pub(crate) struct Loading {
     /// Where they were written to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) destination: Option<String>,
+    #[serde(flatten)]
+    pub(crate) gpu: Option<DeviceFacts>,
 }
 
 /// `inspect`: the front of a file. `serialize --dry-run` prints the same of a file that is not there yet.

@@ -46,11 +46,12 @@ impl<D: Device> Bus<D> {
     /// [`DeviceError`] where a copy fails.
     pub fn copy(&self, bytes: u64) -> Result<Duration, DeviceError> {
         let start = Instant::now();
-        let started = self.start(bytes);
+        let mut copied = self.start(bytes);
         // Even after a failure, nothing may read the sources any more once this returns.
-        let waited = self.streams.iter().map(|stream| self.device.synchronize(stream));
-        let waited = waited.fold(Ok(()), |all, one| all.and(one));
-        started.and(waited)?;
+        for stream in &self.streams {
+            copied = self.device.synchronize(stream).and(copied);
+        }
+        copied?;
         Ok(start.elapsed())
     }
 

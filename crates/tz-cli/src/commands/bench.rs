@@ -1,28 +1,35 @@
 //! `bench`: repeated loads beside a raw read of the same bytes.
 
+mod gpu;
 mod raw;
 
 use std::time::Instant;
+
+use tz_gpu::DeviceId;
 
 use crate::args::{DtypeArgs, EffortArgs, FilterArgs, VerifyArgs, count};
 use crate::error::Failure;
 use crate::job::{Job, Session};
 use crate::load::load;
 use crate::process;
-use crate::report::{Benchmark, Round, phases, rate};
+use crate::report::{Benchmark, Report, Round, phases, rate};
 use crate::source::Source;
 
 const EXAMPLES: &str = "\
 Examples:
   tz-cli bench model.tensors
   tz-cli bench model.tensors --rounds 20 --num-readers 4 --no-verify
-  tz-cli bench checkpoint/ --json | jq .ratio";
+  tz-cli bench checkpoint/ --json | jq .ratio
+  tz-cli bench model.tensors --device cuda:0 --no-verify";
 
 /// Load a model again and again, beside a raw read of the same bytes
 ///
 /// Every round loads all tensors into fresh memory, and reads the same bytes of the same files into fresh memory with
 /// as many threads and nothing else done; which of the two comes first alternates. Phases are summed over threads. The
 /// first round may find the file outside the page cache.
+///
+/// With --device cuda:N every round loads twice onto the GPU, the second time with the ring of pinned memory that the
+/// first one made, beside copies of as many bytes from pinned memory: what the bus can do.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -32,6 +39,9 @@ pub(crate) struct Args {
     /// How often
     #[arg(long, value_name = "N", value_parser = count, default_value = "5")]
     rounds: usize,
+    /// Where the tensors go: cpu, or cuda:N
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    device: DeviceId,
     #[command(flatten)]
     filter: FilterArgs,
     #[command(flatten)]
@@ -42,13 +52,28 @@ pub(crate) struct Args {
     effort: EffortArgs,
 }
 
-pub(crate) fn run(args: &Args, session: &Session) -> Result<Benchmark, Failure> {
-    let job = session.job(&args.filter, &args.effort, Some(args.verify))?;
-    let source = Source::open(&args.source, session)?;
+pub(crate) fn run(args: &Args, session: &Session) -> Result<Report, Failure> {
+    match args.device {
+        DeviceId::Cuda(ordinal) => {
+            gpu::run(args, ordinal, session).map(|report| Report::BenchDevice(report.into()))
+        }
+        _ => load_to_memory(args, session).map(Report::Bench),
+    }
+}
+
+/// A stream can be read only once.
+fn refuse_stream(source: &Source) -> Result<(), Failure> {
     if source.is_stream() {
         let failure = Failure::usage("a stream can be read only once");
         return Err(failure.hint("write the stream to a file first"));
     }
+    Ok(())
+}
+
+fn load_to_memory(args: &Args, session: &Session) -> Result<Benchmark, Failure> {
+    let job = session.job(&args.filter, &args.effort, Some(args.verify))?;
+    let source = Source::open(&args.source, session)?;
+    refuse_stream(&source)?;
     source.require_unlocked()?;
     let selected = source.select(&job.selection)?;
     let baseline = raw::Baseline::new(&source, &selected)?;

@@ -1,5 +1,6 @@
 //! Reports as text for people. Owns tables, units and the two lines of a failure.
 
+mod gpu;
 mod lora;
 mod vllm;
 
@@ -35,6 +36,7 @@ pub(super) fn report(out: &mut dyn Write, report: &Report) -> io::Result<()> {
         }
         Report::Diff(report) => report.differences.iter().try_for_each(|one| difference(out, one)),
         Report::Bench(report) => benchmark(out, report),
+        Report::BenchDevice(report) => gpu::benchmark(out, report),
         Report::Lora(report) => lora::report(out, report),
         Report::Text(text) => out.write_all(text.as_bytes()),
     }
@@ -148,7 +150,10 @@ fn loading(out: &mut dyn Write, report: &Loading) -> io::Result<()> {
         speed(*bytes_per_second),
         counted(report.readers, "reader")
     )?;
-    writeln!(out, "peak memory {}, device {device}", binary(*peak_host_bytes))?;
+    match &report.gpu {
+        Some(facts) => gpu::loading(out, report, facts)?,
+        None => writeln!(out, "peak memory {}, device {device}", binary(*peak_host_bytes))?,
+    }
     match &report.destination {
         Some(destination) => writeln!(out, "written to {}", plain(destination)),
         None if report.streamed => writeln!(

@@ -3,12 +3,15 @@
 mod case;
 mod commands;
 mod fixtures;
+#[cfg(feature = "cuda")]
+mod gpu;
 mod help;
 mod interruptions;
 mod keys;
 mod lora;
 mod made;
 mod memory;
+mod readme;
 mod rewrap;
 mod run;
 mod s3;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 use tz_format::Element;
+use tz_gpu::DeviceTensors;
 use tz_io::ReadStats;
 use tz_model::{
     Durability, Error as ModelError, SafetensorsPlan, SafetensorsWriter, ShardedPlan,
@@ -21,6 +22,8 @@ use crate::source::Source;
 
 /// Bytes of elements that are converted at a time: they stay in cache, and their result is no burden.
 const BLOCK: usize = 64 << 10;
+/// Bytes that are read back from a device at a time.
+const DEVICE_BLOCK: usize = 8 << 20;
 
 /// Where tensors are written to.
 #[derive(Debug)]
@@ -99,6 +102,56 @@ pub(super) fn export(
     target: &Target,
 ) -> Result<Exported, Failure> {
     source.require_unlocked()?;
+    write_out(source, tensors, job, dtype, target, |writer, conversions| {
+        let stats = source.stream(tensors, job, &|tensor, offset, bytes| {
+            let at = tensors.binary_search(&tensor).map_err(|_| io::ErrorKind::InvalidInput)?;
+            let conversion = conversions.get(at).copied().unwrap_or(Conversion::Keep);
+            write(writer, at, conversion, offset, bytes)?;
+            Ok(())
+        })?;
+        write_zeros(source, tensors, job, conversions, writer)?;
+        Ok(stats)
+    })
+}
+
+/// The same of tensors that were loaded onto a device, and cast on the way: they are read back.
+pub(super) fn export_from_device(
+    source: &Source,
+    tensors: &[usize],
+    job: &Job,
+    dtype: Option<Element>,
+    target: &Target,
+    loaded: &DeviceTensors,
+) -> Result<(), Failure> {
+    let written = write_out(source, tensors, job, dtype, target, |writer, _| {
+        let mut block = vec![0; DEVICE_BLOCK];
+        for (at, tensor) in loaded.iter().enumerate() {
+            let mut offset = 0;
+            while offset < tensor.byte_len() {
+                if job.read.cancel.is_cancelled() {
+                    return Err(Failure::cancelled());
+                }
+                let left = usize::try_from(tensor.byte_len() - offset).unwrap_or(DEVICE_BLOCK);
+                let part = block.get_mut(..left.min(DEVICE_BLOCK)).unwrap_or_default();
+                tensor.read(offset, part)?;
+                writer.write_at(at, offset, part)?;
+                offset += part.len() as u64;
+            }
+        }
+        Ok(ReadStats::default())
+    });
+    written.map(drop)
+}
+
+/// Makes the destination, lets `fill` write every tensor, and shows it.
+fn write_out(
+    source: &Source,
+    tensors: &[usize],
+    job: &Job,
+    dtype: Option<Element>,
+    target: &Target,
+    fill: impl FnOnce(&Writer, &[Conversion]) -> Result<ReadStats, Failure>,
+) -> Result<Exported, Failure> {
     let conversions: Vec<Conversion> =
         source.rows(tensors).map(|row| Conversion::new(row.dtype, dtype)).collect();
     let decls: Vec<TensorDecl> = source
@@ -119,13 +172,7 @@ pub(super) fn export(
         let plan = SafetensorsPlan::new(&target.path, &decls, &metadata)?;
         Writer::One(SafetensorsWriter::create(&target.path, plan, durability)?)
     };
-    let stats = source.stream(tensors, job, &|tensor, offset, bytes| {
-        let at = tensors.binary_search(&tensor).map_err(|_| io::ErrorKind::InvalidInput)?;
-        let conversion = conversions.get(at).copied().unwrap_or(Conversion::Keep);
-        write(&writer, at, conversion, offset, bytes)?;
-        Ok(())
-    })?;
-    write_zeros(source, tensors, job, &conversions, &writer)?;
+    let stats = fill(&writer, &conversions)?;
     if job.read.cancel.is_cancelled() {
         return Err(Failure::cancelled());
     }

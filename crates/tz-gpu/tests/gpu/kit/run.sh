@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that a GPU machine is asked, in stages. Needs no Rust: this folder holds what it runs.
 #
-#   run.sh OUT [STAGE...]        stages: facts suite dlpack sanitizer bus model warm disk     (default: all)
+#   run.sh OUT [STAGE...]        stages: facts suite dlpack sanitizer cli bus model warm disk     (default: all)
 #
 # Each stage writes its log to OUT; the last lines say which failed. Environment:
 #   DEVICE=0               ordinal of the device
@@ -14,7 +14,7 @@ kit=$(cd "$(dirname "$0")" && pwd)
 out=${1:?usage: run.sh OUT [STAGE...]}
 shift
 stages=("$@")
-[ ${#stages[@]} -gt 0 ] || stages=(facts suite dlpack sanitizer bus model warm disk)
+[ ${#stages[@]} -gt 0 ] || stages=(facts suite dlpack sanitizer cli bus model warm disk)
 device=${DEVICE:-0}
 model=${MODEL:-/dev/shm/tz-gpu}
 disk=${DISK:-$PWD/tz-gpu-disk}
@@ -61,6 +61,35 @@ sanitizer() {
     "$tool" --tool memcheck --leak-check full --error-exitcode 9 "$kit/gpu" --device "$device"
 }
 
+# The command line there and back: digests of what came back from the device, plain, encrypted, sealed and cast.
+cli() {
+    small || return
+    local tz="$kit/tz-cli" status=0 file
+    [ -e "$model/key" ] || "$tz" keygen "$model/key" || return
+    "$tz" encrypt "$model/small.tensors" "$model/small-compat.tensors" --keyfile "$model/key" || return
+    "$tz" encrypt "$model/small.tensors" "$model/small-sealed.tensors" --profile sealed --keyfile "$model/key" || return
+    for file in small small-compat small-sealed; do
+        local key=()
+        [ "$file" = small ] || key=(--keyfile "$model/key")
+        there_and_back "$file" "${key[@]}" || status=1
+        there_and_back "$file" "${key[@]}" --dtype float32 || status=1
+    done
+    "$tz" deserialize "$model/small.tensors" --device "cuda:$device" --json || status=1
+    "$tz" bench "$model/small.tensors" --device "cuda:$device" --rounds 3 || status=1
+    # No such device: exit 3, and a word on what to do.
+    "$tz" deserialize "$model/small.tensors" --device cuda:99
+    [ $? -eq 3 ] || { echo "cuda:99 did not end with exit code 3"; status=1; }
+    return $status
+}
+
+there_and_back() { # there_and_back FILE OPTION...
+    local tz="$kit/tz-cli" file=$1
+    shift
+    "$tz" deserialize "$model/$file.tensors" "$@" --to "$model/gpu.safetensors" --device "cuda:$device" &&
+        "$tz" deserialize "$model/$file.tensors" "$@" --to "$model/cpu.safetensors" -q >/dev/null &&
+        "$tz" diff "$model/gpu.safetensors" "$model/cpu.safetensors"
+}
+
 bus() {
     "$kit/copy" --device "$device" && "$python" "$kit/compare.py" pinned "cuda:$device"
 }
@@ -86,7 +115,12 @@ contest() { # contest TENSORS CHECKPOINT BEFORE_EACH
 warm() {
     model >/dev/null || return
     contest "$model/model.tensors" "$model/checkpoint" true
-    "$kit/copy" --device "$device" --repeats "$repeats" "$model/model.tensors"
+    local status=$?
+    "$kit/tz-cli" deserialize "$model/model.tensors" --device "cuda:$device" --json || status=1
+    "$kit/tz-cli" bench "$model/model.tensors" --device "cuda:$device" --rounds "$repeats" --json || status=1
+    "$kit/tz-cli" bench "$model/model.tensors" --device "cuda:$device" --rounds "$repeats" --no-verify --json || status=1
+    "$kit/copy" --device "$device" --repeats "$repeats" "$model/model.tensors" || status=1
+    return $status
 }
 
 drop_caches() {
