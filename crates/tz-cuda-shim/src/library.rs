@@ -58,11 +58,12 @@ fn load() -> Result<Driver, NoDriver> {
     // whoever sets this process's environment, who could as well preload it.
     match unsafe { Library::new(&path) } {
         Ok(library) => Ok(Driver { name, library }),
-        Err(error) => Err(NoDriver {
-            library: name,
-            // The dynamic linker's own words are in the source.
-            why: error.source().unwrap_or(&error).to_string(),
-        }),
+        Err(error) => {
+            // The dynamic linker's own words are in the source, and mostly begin with the name.
+            let words = error.source().unwrap_or(&error).to_string();
+            let why = words.strip_prefix(&name).and_then(|rest| rest.strip_prefix(": "));
+            Err(NoDriver { why: why.unwrap_or(&words).to_owned(), library: name })
+        }
     }
 }
 
