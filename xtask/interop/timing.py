@@ -1,10 +1,11 @@
-"""Times one load or save of the reference or of safetensors, in a fresh process, as JSON.
+"""Times one load or save of the reference, of safetensors or of another loader, in a fresh process, as JSON.
 
 `import torch` is not counted: the clock runs around the call alone.
 """
 
 import argparse
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -78,6 +79,37 @@ def safetensors_load(arguments):
     return time.perf_counter() - start, total_bytes(tensors.values())
 
 
+def fastsafetensors_load(source):
+    """Tensors are views of the memory that the loader read the files into, which it owns until it is closed."""
+    from fastsafetensors import SafeTensorsFileLoader, SingleGroup
+
+    start = time.perf_counter()
+    loader = SafeTensorsFileLoader(SingleGroup(), "cpu", nogds=True)
+    loader.add_filenames({0: [str(path) for path in source]})
+    files = loader.copy_files_to_device()
+    tensors = [files.get_tensor(name) for name in files.key_to_rank_lidx]
+    return time.perf_counter() - start, total_bytes(tensors)
+
+
+def runai_load(source):
+    """Cloned, since the streamer uses its memory again."""
+    from runai_model_streamer import SafetensorsStreamer
+
+    start = time.perf_counter()
+    with SafetensorsStreamer() as streamer:
+        streamer.stream_files([str(path) for path in source])
+        tensors = {name: tensor.clone() for name, tensor in streamer.get_tensors()}
+    return time.perf_counter() - start, total_bytes(tensors.values())
+
+
+PEERS = {"fastsafetensors": fastsafetensors_load, "runai": runai_load}
+
+
+def peer_load(arguments):
+    sys.path.insert(0, str(Path(sys.prefix) / "peers"))
+    return PEERS[arguments.peer](sorted(Path(arguments.source).glob("*.safetensors")))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     jobs = parser.add_subparsers(dest="job", required=True)
@@ -97,6 +129,10 @@ def main():
     job.add_argument("--clone", action="store_true")
     job.add_argument("source")
     job.set_defaults(run=safetensors_load)
+    job = jobs.add_parser("peer")
+    job.add_argument("peer", choices=PEERS)
+    job.add_argument("source", help="a folder of safetensors files")
+    job.set_defaults(run=peer_load)
     arguments = parser.parse_args()
 
     seconds, size = arguments.run(arguments)

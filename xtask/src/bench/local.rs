@@ -38,6 +38,9 @@ pub(super) struct Args {
     /// Where the files go [default: the target folder, on disk]
     #[arg(long)]
     dir: Option<PathBuf>,
+    /// Time fastsafetensors and the Run:ai Model Streamer too; installs them into the environment first
+    #[arg(long)]
+    peers: bool,
     #[command(flatten)]
     common: Common,
 }
@@ -64,6 +67,10 @@ pub(super) fn run(args: &Args) -> Result<()> {
 
     let mut contenders = loads(&product, &python, &files);
     contenders.extend(saves(&product, &python, &files));
+    if args.peers {
+        python.add_peers()?;
+        contenders.extend(peers(&python, &files));
+    }
     let series = alternate_after(&contenders, args.common.rounds, || raw::settle(2 * files.bytes))?;
     let targets = targets(&series)?;
     publish(&args.common, &parent, load_before, files.bytes, &series, &targets)
@@ -207,6 +214,17 @@ fn loads<'a>(product: &'a Product, python: &'a Python, files: &'a Files) -> Vec<
         contenders.push(Contender::new(name, move || timed(python, files.bytes, &arguments)));
     }
     contenders
+}
+
+/// Loaders of safetensors that serve other engines, both at their defaults.
+fn peers<'a>(python: &'a Python, files: &'a Files) -> Vec<Contender<'a>> {
+    let peer = |(name, peer): (&str, &str)| {
+        let arguments = joined(&["peer", peer], &[&files.checkpoint]);
+        Contender::new(name, move || timed(python, files.bytes, &arguments))
+    };
+    [("fastsafetensors, CPU", "fastsafetensors"), ("Run:ai Model Streamer, cloned", "runai")]
+        .map(peer)
+        .into()
 }
 
 fn saves<'a>(product: &'a Product, python: &'a Python, files: &'a Files) -> Vec<Contender<'a>> {

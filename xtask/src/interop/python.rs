@@ -20,6 +20,8 @@ use crate::workspace;
 const REQUIREMENTS: &str = "xtask/interop/requirements.txt";
 /// The older reference, in a folder of its own that scripts put first on their path.
 const OLDER: (&str, &str) = ("tensorizer-2.10.1", "xtask/interop/requirements-2.10.1.txt");
+/// Other loaders, for benchmarks alone: likewise.
+const PEERS: (&str, &str) = ("peers", "xtask/interop/requirements-peers.txt");
 const MARKER: &str = ".tz-complete";
 
 /// A complete environment.
@@ -40,16 +42,28 @@ impl Python {
         let folder = cache.join(format!("interop-{key}"));
         let python = Self { folder, environment: Vec::new() };
 
-        let lock = File::create(cache.join(format!("interop-{key}.lock")))?;
-        lock.lock().context("waiting for another run that makes the environment")?;
+        let _lock = python.lock()?;
         if !python.folder.join(MARKER).exists() {
             if !python.works() {
                 python.make()?;
             }
             fs::write(python.folder.join(MARKER), &pins).context("marking the environment")?;
         }
-        python.add_older()?;
+        python.add(OLDER)?;
         Ok(python)
+    }
+
+    /// Adds the other loaders that `timing.py` can time.
+    pub(crate) fn add_peers(&self) -> Result<()> {
+        let _lock = self.lock()?;
+        self.add(PEERS)
+    }
+
+    /// Held while the environment is changed.
+    fn lock(&self) -> Result<File> {
+        let lock = File::create(self.folder.with_extension("lock"))?;
+        lock.lock().context("waiting for another run that makes the environment")?;
+        Ok(lock)
     }
 
     /// The same environment with these variables, which lead its scripts to a server.
@@ -109,8 +123,7 @@ impl Python {
     }
 
     /// Installs beside the final folder and renames: either it is whole or it is not there.
-    fn add_older(&self) -> Result<()> {
-        let (name, requirements) = OLDER;
+    fn add(&self, (name, requirements): (&str, &str)) -> Result<()> {
         let folder = self.folder.join(name);
         if folder.exists() {
             return Ok(());
