@@ -33,12 +33,28 @@ impl Ran {
 pub(crate) fn command(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tz-cli"));
     command.current_dir(folder).stdin(Stdio::null());
+    forget_settings(&mut command);
+    command
+}
+
+fn forget_settings(command: &mut Command) -> &mut Command {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("TZ_") {
             command.env_remove(name);
         }
     }
     command
+}
+
+/// Puts the binary first on the path of another program that will call it by its name.
+pub(crate) fn on_path(program: &mut Command) -> &mut Command {
+    let folder = Path::new(env!("CARGO_BIN_EXE_tz-cli")).parent().expect("a folder");
+    let mut path = folder.as_os_str().to_owned();
+    if let Some(more) = std::env::var_os("PATH") {
+        path.push(":");
+        path.push(more);
+    }
+    forget_settings(program).env("PATH", path).stdin(Stdio::null())
 }
 
 /// Runs it to its end with no standard input.

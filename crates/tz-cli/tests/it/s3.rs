@@ -65,15 +65,31 @@ impl S3 {
     pub(crate) fn command(&self, folder: &Path, arguments: &[&str]) -> Command {
         let mut command = run::command(folder);
         command.args(arguments).args(["--s3-endpoint", &self.endpoint, "--s3-region", "us-east-1"]);
+        credentials(&mut command, folder);
         command
-            .env("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID)
-            .env("AWS_SECRET_ACCESS_KEY", SECRET_ACCESS_KEY)
-            .env("AWS_EC2_METADATA_DISABLED", "true")
-            .env("HOME", folder);
-        command
+    }
+
+    /// All that leads a program here by its environment alone.
+    pub(crate) fn environment<'a>(
+        &self,
+        program: &'a mut Command,
+        folder: &Path,
+    ) -> &'a mut Command {
+        credentials(program, folder)
+            .env("AWS_ENDPOINT_URL", &self.endpoint)
+            .env("AWS_REGION", "us-east-1")
     }
 
     pub(crate) fn tz(&self, folder: &Path, arguments: &[&str]) -> run::Ran {
         run::finish(&mut self.command(folder, arguments))
     }
+}
+
+/// The server's keys, and a home where no other stand.
+fn credentials<'a>(command: &'a mut Command, folder: &Path) -> &'a mut Command {
+    command
+        .env("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID)
+        .env("AWS_SECRET_ACCESS_KEY", SECRET_ACCESS_KEY)
+        .env("AWS_EC2_METADATA_DISABLED", "true")
+        .env("HOME", folder)
 }
