@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Subcommand;
 
+mod chart;
+mod convert;
 mod crypto;
 mod limits;
 mod local;
@@ -37,6 +39,8 @@ enum Kind {
     Crypto(crypto::Args),
     /// Load from nginx and from an S3 server on this machine, and upload to the latter
     Remote(remote::Args),
+    /// Make a vLLM directory of a checkpoint larger than memory, beside cp of the same bytes
+    Convert(convert::Args),
     /// Memory limits and killed uploads over a network, with one large tensor
     Limits(limits::Args),
     /// Load a packed rank-16 adapter of a 7B model, warm
@@ -52,6 +56,9 @@ struct Common {
     /// Save every sample and ratio here
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Draw the medians as an SVG picture here
+    #[arg(long, value_name = "FILE")]
+    chart: Option<PathBuf>,
 }
 
 /// Runs one benchmark.
@@ -60,6 +67,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Kind::Local(args) => local::run(args),
         Kind::Crypto(args) => crypto::run(args),
         Kind::Remote(args) => remote::run(args),
+        Kind::Convert(args) => convert::run(args),
         Kind::Limits(args) => limits::run(args),
         Kind::Lora(args) => lora::run(args),
     }

@@ -17,7 +17,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::rounds::{Contender, Sample, Series, Target, alternate_after, render, render_targets};
-use super::{Common, raw, raw_write};
+use super::{Common, chart, raw, raw_write};
 use crate::interop::Python;
 use crate::product::{self, Product, Transfer};
 use crate::report::{mebibytes, parse_size};
@@ -96,6 +96,10 @@ pub(super) fn publish(
         println!(
             "The machine was busy before it began (load {load_before}): do not quote this run."
         );
+    }
+    if let Some(path) = &common.chart {
+        let title = format!("{} of tensors, warm, seconds", mebibytes(bytes));
+        fs::write(path, chart::svg(&title, series)).with_context(|| path.display().to_string())?;
     }
     if let Some(path) = &common.json {
         let report = Report { schema: 1, bytes, load_before, folder: parent, series, targets };

@@ -76,7 +76,7 @@ impl Series {
         self.samples.iter().map(|sample| sample.peak_bytes).max().unwrap_or(0)
     }
 
-    fn range(&self) -> (f64, f64) {
+    pub(super) fn range(&self) -> (f64, f64) {
         let seconds = || self.samples.iter().map(|sample| sample.seconds);
         (seconds().fold(f64::INFINITY, f64::min), seconds().fold(0.0, f64::max))
     }
