@@ -14,6 +14,7 @@ use crate::file::TensorFile;
 use crate::memory::ArenaSlice;
 use crate::options::Cancel;
 use crate::plan::{LoadPlan, Part, PartKind, PlanOptions};
+use crate::source::RangeRead;
 
 /// Largest chunk that the plan's pieces grow for; larger ones are irregular.
 const MAX_PIECE: u64 = 64 << 20;
@@ -24,7 +25,8 @@ pub(crate) fn align_pieces(options: PlanOptions, chunk_size: Option<u64>) -> Pla
         return options;
     };
     let piece_len = (options.piece_len / chunk).max(1) * chunk;
-    PlanOptions { piece_len, ..options }
+    // Chunks and blocks seldom end at the same places, and no chunk is split.
+    PlanOptions { piece_len, aligned: false, ..options }
 }
 
 /// The opener of an encrypted tensor that was unlocked.
@@ -102,14 +104,15 @@ pub(crate) fn each_chunk(
     cancel: &Cancel,
     mut show: impl FnMut(u64, &[u8]),
 ) -> Result<(), IoError> {
-    each_sealed_chunk(file, tensor, facts, cancel, |offset, _, plain| show(offset, plain))
+    let show = |offset, _: &[u8], plain: &[u8]| show(offset, plain);
+    each_sealed_chunk(file, file.source(), (tensor, facts), cancel, show)
 }
 
-/// As [`each_chunk`], with the stored bytes too.
+/// As [`each_chunk`], with the stored bytes too, which `source` reads for the file.
 pub(crate) fn each_sealed_chunk(
     file: &TensorFile,
-    tensor: usize,
-    facts: &HeaderFacts,
+    source: &dyn RangeRead,
+    (tensor, facts): (usize, &HeaderFacts),
     cancel: &Cancel,
     mut show: impl FnMut(u64, &[u8], &[u8]),
 ) -> Result<(), IoError> {
@@ -122,7 +125,7 @@ pub(crate) fn each_sealed_chunk(
         let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
         stored.resize(len, 0);
         plain.resize(len, 0);
-        file.source().read_into(data_offset + range.start, &mut [IoSliceMut::new(&mut stored)])?;
+        source.read_into(data_offset + range.start, &mut [IoSliceMut::new(&mut stored)])?;
         let opened = opener.open_chunk(i, &stored, &mut plain);
         opened.map_err(|error| file.crypto(tensor, error))?;
         show(range.start, &stored, &plain);

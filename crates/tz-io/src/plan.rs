@@ -1,8 +1,9 @@
 //! What to read, in which pieces: a pure value made from the index. Owns [`LoadPlan`].
 //!
 //! A plan cuts large tensors and joins small ones, so that readers share the work evenly whatever the sizes of the
-//! tensors. Cuts within a tensor stand at multiples of one length from the tensor's start: encryption chunks that
-//! divide that length are never split. A tensor header is never split.
+//! tensors. For local files, cuts within a tensor stand at multiples of one length from the tensor's start: encryption
+//! chunks that divide that length are never split. For servers they stand where the store's blocks end. A tensor
+//! header is never split.
 
 use std::ops::Range;
 
@@ -13,6 +14,8 @@ use crate::error::IoError;
 
 /// Room for some small tensors, or a header with its padding, beside a piece.
 const JOIN_SLACK: u64 = 64 << 10;
+/// Cuts within a tensor stand at multiples of this: no element is split.
+const WORD: u64 = 64;
 /// Shortest piece of a plan for short buffers: below it a plan takes more memory than the bytes it describes.
 const MIN_PIECE: u64 = 512;
 
@@ -29,19 +32,25 @@ pub struct PlanOptions {
     pub headers: bool,
     /// How far a fetch may exceed the piece length, so that a header and the first piece after it are one fetch.
     pub join_slack: u64,
+    /// Cut what is longer than a piece where the position in the file is a multiple of the piece length, across
+    /// tensors. Stores keep objects in blocks and read whole ones: a request that lies across two costs them both.
+    pub aligned: bool,
 }
 
 impl PlanOptions {
     /// Pieces for positioned reads of a local file: 2 MiB stay in a core's cache between read and hash.
     #[must_use]
     pub fn local() -> Self {
-        Self { piece_len: 2 << 20, max_gap: 64 << 10, headers: true, join_slack: JOIN_SLACK }
+        let (piece_len, max_gap) = (2 << 20, 64 << 10);
+        Self { piece_len, max_gap, headers: true, join_slack: JOIN_SLACK, aligned: false }
     }
 
-    /// Pieces for servers: 8 MiB pay for a request, and a gap of 1 MiB costs less than another one.
+    /// Pieces for servers: 16 MiB pay for a request and are the parts in which objects are uploaded; a gap of 1 MiB
+    /// costs less than another request.
     #[must_use]
     pub fn object_storage() -> Self {
-        Self { piece_len: 8 << 20, max_gap: 1 << 20, headers: true, join_slack: JOIN_SLACK }
+        let (piece_len, max_gap) = (16 << 20, 1 << 20);
+        Self { piece_len, max_gap, headers: true, join_slack: JOIN_SLACK, aligned: true }
     }
 
     /// The same with pieces that fit, header and slack included, into buffers of `buffer_len` bytes. A header that is
@@ -121,20 +130,21 @@ impl LoadPlan {
     #[must_use]
     pub fn new(entries: &[TensorEntry], tensors: Vec<usize>, options: &PlanOptions) -> Self {
         let mut fetches: Vec<Fetch> = Vec::new();
-        let piece_len = options.piece_len.max(1);
-        for &tensor in &tensors {
+        let run_ends = run_ends(entries, &tensors, options);
+        for (&tensor, &run_end) in tensors.iter().zip(&run_ends) {
             let Some(entry) = entries.get(tensor) else {
                 continue;
             };
+            let cuts = Cuts { options, run_end };
             if options.headers {
                 let range = entry.header_offset..entry.data_offset;
-                push(&mut fetches, range, (tensor, PartKind::Header, 0), options);
+                push(&mut fetches, range, (tensor, PartKind::Header, 0), &cuts);
             }
             let mut offset = 0;
             while offset < entry.data_len {
-                let end = entry.data_len.min(offset.saturating_add(piece_len));
+                let end = cuts.data_end(&fetches, entry, offset);
                 let range = entry.data_offset + offset..entry.data_offset + end;
-                push(&mut fetches, range, (tensor, PartKind::Data, offset), options);
+                push(&mut fetches, range, (tensor, PartKind::Data, offset), &cuts);
                 offset = end;
             }
         }
@@ -179,23 +189,75 @@ impl LoadPlan {
     }
 }
 
+/// Where the fetches of one tensor end.
+struct Cuts<'a> {
+    options: &'a PlanOptions,
+    /// End of what is wanted without a gap worth skipping.
+    run_end: u64,
+}
+
+impl Cuts<'_> {
+    /// How far a fetch that begins at `start` may go.
+    fn limit(&self, start: u64) -> u64 {
+        let PlanOptions { piece_len, join_slack, aligned, .. } = *self.options;
+        let longest = start.saturating_add(piece_len).saturating_add(join_slack);
+        if !aligned || self.run_end <= longest {
+            return longest;
+        }
+        let beyond = start.saturating_add(join_slack).saturating_add(1);
+        beyond.checked_next_multiple_of(piece_len.max(1)).unwrap_or(longest).min(longest)
+    }
+
+    /// Where the piece of a tensor's data that begins at `offset` ends.
+    fn data_end(&self, fetches: &[Fetch], entry: &TensorEntry, offset: u64) -> u64 {
+        let piece_len = self.options.piece_len.max(1);
+        let plain = entry.data_len.min(offset.saturating_add(piece_len));
+        if !self.options.aligned {
+            return plain;
+        }
+        let position = entry.data_offset.saturating_add(offset);
+        let under_way = fetches.last().filter(|last| self.is_near(last, position));
+        let under_way = under_way.map(|last| self.limit(last.range.start));
+        let room = |limit: &u64| *limit >= position.saturating_add(WORD);
+        let limit = under_way.filter(room).unwrap_or_else(|| self.limit(position));
+        let end = limit.saturating_sub(entry.data_offset) / WORD * WORD;
+        if end > offset { end.min(entry.data_len) } else { plain }
+    }
+
+    fn is_near(&self, last: &Fetch, position: u64) -> bool {
+        position.saturating_sub(last.range.end) <= self.options.max_gap
+    }
+}
+
+/// For every selected tensor, where that ends which is wanted without a gap worth skipping.
+fn run_ends(entries: &[TensorEntry], tensors: &[usize], options: &PlanOptions) -> Vec<u64> {
+    let mut ends = vec![0; tensors.len()];
+    let (mut next_start, mut next_end) = (u64::MAX, 0);
+    for (&tensor, end) in tensors.iter().zip(&mut ends).rev() {
+        let Some(entry) = entries.get(tensor) else { continue };
+        let near = next_start.saturating_sub(entry.data_end()) <= options.max_gap;
+        next_end = if near { next_end } else { entry.data_end() };
+        next_start = if options.headers { entry.header_offset } else { entry.data_offset };
+        *end = next_end;
+    }
+    ends
+}
+
 fn push(
     fetches: &mut Vec<Fetch>,
     range: Range<u64>,
     (tensor, kind, offset): (usize, PartKind, u64),
-    options: &PlanOptions,
+    cuts: &Cuts<'_>,
 ) {
     let len = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
-    if let Some(last) = fetches.last_mut() {
-        let near = range.start - last.range.end <= options.max_gap;
-        if near
-            && range.end - last.range.start <= options.piece_len.saturating_add(options.join_slack)
-        {
-            let at = usize::try_from(range.start - last.range.start).unwrap_or(usize::MAX);
-            last.range.end = range.end;
-            last.parts.push(Part { tensor, kind, offset, at, len });
-            return;
-        }
+    if let Some(last) = fetches.last_mut()
+        && cuts.is_near(last, range.start)
+        && range.end <= cuts.limit(last.range.start)
+    {
+        let at = usize::try_from(range.start - last.range.start).unwrap_or(usize::MAX);
+        last.range.end = range.end;
+        last.parts.push(Part { tensor, kind, offset, at, len });
+        return;
     }
     fetches.push(Fetch { range, parts: vec![Part { tensor, kind, offset, at: 0, len }] });
 }
@@ -268,6 +330,93 @@ impl Selection {
                 pattern: pattern.clone(),
             }),
             None => Ok(selected),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    /// Tensors of these lengths, each after a header of 100 bytes, from `start` on.
+    fn entries(start: u64, lens: &[u64]) -> Vec<TensorEntry> {
+        let mut at = start;
+        let specs = lens.iter().enumerate().map(|(i, &len)| {
+            let element = tz_format::Element::Uint8;
+            tz_format::TensorSpec::new(format!("t{i}"), element, vec![len])
+        });
+        let mut options = tz_format::LayoutOptions::default();
+        options.alignment = 1;
+        let layout = tz_format::Layout::plan(specs.collect(), options).unwrap();
+        let mut entries = layout.entries().to_vec();
+        for entry in &mut entries {
+            (entry.header_offset, entry.data_offset) = (at, at + 100);
+            at = entry.data_end();
+        }
+        entries
+    }
+
+    /// Fetches of all of them, checked to hold every byte once.
+    #[track_caller]
+    fn ranges(start: u64, lens: &[u64], options: &PlanOptions) -> Vec<Range<u64>> {
+        let entries = entries(start, lens);
+        let plan = LoadPlan::new(&entries, (0..lens.len()).collect(), options);
+        let mut at = start;
+        for fetch in &plan.fetches {
+            let len = fetch.range.end - fetch.range.start;
+            assert!(len <= options.piece_len + options.join_slack, "{fetch:?}");
+            for part in &fetch.parts {
+                let entry = &entries[part.tensor];
+                let base = match part.kind {
+                    PartKind::Header => entry.header_offset,
+                    PartKind::Data => entry.data_offset + part.offset,
+                };
+                assert_eq!((base, fetch.range.start + part.at as u64), (at, at));
+                at += part.len as u64;
+                assert!(part.offset.is_multiple_of(WORD), "{part:?}");
+            }
+            assert_eq!(fetch.range.end, at);
+        }
+        assert_eq!(at, entries.last().map_or(start, TensorEntry::data_end));
+        plan.fetches.into_iter().map(|fetch| fetch.range).collect()
+    }
+
+    #[test]
+    fn long_runs_are_cut_where_blocks_end_whatever_the_tensors() {
+        let options = PlanOptions::object_storage();
+        let lens = [5 * MIB, 40 * MIB, 1000, 30 * MIB, 17 * MIB, 3 * MIB];
+        // Data that begins at odd places is cut up to a word before the block's end.
+        for start in [0, 4096, 3_000_000, 16 * MIB - 10] {
+            let ranges = ranges(start, &lens, &options);
+            let (last, cut) = ranges.split_last().unwrap();
+            for range in cut {
+                let over = range.end % (16 * MIB);
+                assert!(!(200..=16 * MIB - WORD).contains(&over), "{ranges:?}");
+            }
+            assert!(ranges.len() <= 8 && !last.is_empty(), "{ranges:?}");
+        }
+    }
+
+    #[test]
+    fn what_fits_into_a_piece_is_one_fetch_wherever_it_lies() {
+        let options = PlanOptions::object_storage();
+        for start in [0, 5 * MIB, 15 * MIB, 16 * MIB - 1, 16 * MIB - 50] {
+            for lens in [&[3 * MIB][..], &[16 * MIB], &[5 * MIB, 1000, 10 * MIB]] {
+                assert_eq!(ranges(start, lens, &options).len(), 1, "{start} {lens:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn short_buffers_shorten_the_pieces() {
+        for buffer_len in [512, 4096, 100_000, 1 << 20, 9 << 20, 64 << 20] {
+            let options = PlanOptions::object_storage().staged(buffer_len);
+            let lens = [1 << 20, 10, 0, 300_000, 65_536, 65_537];
+            let ranges = ranges(777, &lens, &options);
+            let longest = ranges.iter().map(|range| range.end - range.start).max();
+            assert!(longest.is_some_and(|longest| longest <= buffer_len as u64), "{buffer_len}");
         }
     }
 }

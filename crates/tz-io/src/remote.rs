@@ -6,6 +6,7 @@
 
 mod client;
 mod credentials;
+mod direct;
 mod gate;
 mod metered;
 mod object;
@@ -28,8 +29,9 @@ use crate::error::IoError;
 use crate::plan::PlanOptions;
 use crate::source::{RangeRead, SourceCounters, StreamSource};
 use client::{Answer, Client, Identity};
+use direct::Direct;
 use gate::Gate;
-use retry::Failure;
+use retry::{Failure, Retries};
 use runtime::block_on;
 
 pub use options::{Addressing, RemoteOptions, S3Options};
@@ -52,6 +54,8 @@ pub(crate) struct RemoteFile {
     len: u64,
     first: Bytes,
     gate: Gate,
+    /// Where ranges need no library.
+    direct: Option<Direct>,
 }
 
 impl fmt::Debug for RemoteFile {
@@ -71,12 +75,12 @@ pub(crate) fn open(
     block_on(async {
         let client = Client::new(location, options).await?;
         let (answer, first) = client.first(0..FIRST_REQUEST).await?;
-        let Answer { identity, total, ranged, body } = answer;
+        let Answer { identity, total, ranged, direct, body } = answer;
         if ranged && let Some(len) = total {
             let gate = Gate::new();
-            return Ok(
-                Box::new(RemoteFile { client, identity, len, first, gate }) as Box<dyn RangeRead>
-            );
+            let direct = direct.then(Direct::default);
+            let file = RemoteFile { client, identity, len, first, gate, direct };
+            return Ok(Box::new(file) as Box<dyn RangeRead>);
         }
         tracing::info!(location = client.name(), "the server ignores ranges: reading one stream");
         let name = client.name().to_owned();
@@ -86,6 +90,22 @@ pub(crate) fn open(
 }
 
 impl RemoteFile {
+    /// One try of a range, by the shortest way that the server's answers allow.
+    fn attempt(
+        &self,
+        range: Range<u64>,
+        out: &mut Scatter<'_, '_>,
+        retries: &Retries,
+    ) -> Result<(), Failure> {
+        if let Some(direct) = &self.direct {
+            let object = (&self.identity, self.len);
+            if self.client.read_direct(direct, range.clone(), object, out, retries)? {
+                return Ok(());
+            }
+        }
+        block_on(retries.within(self.transfer(range, out)))
+    }
+
     /// Requests `range` and copies what comes into `out` until it is full or the transfer breaks off.
     async fn transfer(&self, range: Range<u64>, out: &mut Scatter<'_, '_>) -> Result<(), Failure> {
         let mut answer = self.client.get(range.clone(), Some(&self.identity)).await?;
@@ -127,28 +147,26 @@ impl RangeRead for RemoteFile {
         if offset + out.written >= end {
             return Ok(());
         }
-        block_on(async {
-            let permit = self.gate.acquire().await;
-            let mut retries = self.client.retries();
-            let before = out.written;
-            let mut restored = before;
-            loop {
-                let from = offset + out.written;
-                match retries.within(self.transfer(from..end, &mut out)).await {
-                    Ok(()) => {
-                        self.gate.done(permit, out.written - before);
-                        return Ok(());
+        let permit = block_on(self.gate.acquire());
+        let mut retries = self.client.retries();
+        let before = out.written;
+        let mut restored = before;
+        loop {
+            let from = offset + out.written;
+            match self.attempt(from..end, &mut out, &retries) {
+                Ok(()) => {
+                    self.gate.done(permit, out.written - before);
+                    return Ok(());
+                }
+                Err(failure) => {
+                    let progress = out.written - restored >= PROGRESS;
+                    if progress {
+                        restored = out.written;
                     }
-                    Err(failure) => {
-                        let progress = out.written - restored >= PROGRESS;
-                        if progress {
-                            restored = out.written;
-                        }
-                        retries.wait(failure, progress, self.location()).await?
-                    }
+                    block_on(retries.wait(failure, progress, self.location()))?;
                 }
             }
-        })
+        }
     }
 
     fn max_readers(&self) -> usize {
@@ -187,6 +205,22 @@ struct Scatter<'a, 'b> {
 impl<'a, 'b> Scatter<'a, 'b> {
     fn new(buffers: &'a mut [IoSliceMut<'b>]) -> Self {
         Self { buffers, current: 0, at: 0, written: 0 }
+    }
+
+    /// What is free of the buffer that is being filled; empty once all are full.
+    fn room(&mut self) -> &mut [u8] {
+        while self.buffers.get(self.current).is_some_and(|buffer| buffer.len() == self.at) {
+            self.current += 1;
+            self.at = 0;
+        }
+        let buffer = self.buffers.get_mut(self.current);
+        buffer.and_then(|buffer| buffer.get_mut(self.at..)).unwrap_or_default()
+    }
+
+    /// Notes that so much of [`Self::room`] has been filled.
+    fn advance(&mut self, len: usize) {
+        self.at += len;
+        self.written += len as u64;
     }
 
     /// Copies as much of `bytes` as there is room for.

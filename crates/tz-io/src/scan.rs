@@ -1,5 +1,7 @@
 //! Walks tensors in order, one thread a tensor: digests and full verification. Owns [`Visitor`] and [`scan`].
 
+mod windows;
+
 use std::io::IoSliceMut;
 use std::sync::{Mutex, PoisonError};
 
@@ -12,13 +14,18 @@ use crate::decrypt;
 use crate::error::{Corruption, IoError};
 use crate::file::TensorFile;
 use crate::options::ReadOptions;
+use crate::source::RangeRead;
 use crate::workers;
+use windows::Windows;
 
 /// Bytes read at a time: what stays in cache between the read and the hash.
 const SCAN_PIECE: u64 = 1 << 20;
 
-/// The same of a server.
-const REMOTE_PIECE: u64 = 4 << 20;
+/// The same of a source of the caller's.
+const FOREIGN_PIECE: u64 = 4 << 20;
+
+/// Room in a window for a header beside a piece.
+const WINDOW_SLACK: u64 = 64 << 10;
 
 /// Sees the plaintext of one tensor, front to back.
 pub trait Visitor: Send {
@@ -143,7 +150,18 @@ fn walk<V: Visitor>(
     on_error: impl Fn(&mut V, IoError) -> Result<(), IoError> + Sync,
 ) -> Result<Vec<V>, IoError> {
     let done: Vec<Mutex<Option<V>>> = tensors.iter().map(|_| Mutex::new(None)).collect();
-    let threads = options.readers_for(file.source(), tensors.len());
+    let mut threads = options.readers_for(file.source(), tensors.len());
+    let windows;
+    let source: &dyn RangeRead = if file.source().plan_options().aligned {
+        let limit = options.memory_limit.unwrap_or_else(crate::default_staging_bytes);
+        let longest = (file.source().plan_options().piece_len + WINDOW_SLACK).min(limit / 2);
+        // Each thread keeps one window busy, and may leave another half read.
+        threads = threads.min(usize::try_from(limit / (2 * longest.max(1))).unwrap_or(1)).max(1);
+        windows = Windows::new(file, tensors, longest)?;
+        &windows
+    } else {
+        file.source()
+    };
     workers::for_each(
         tensors.len(),
         threads,
@@ -155,7 +173,10 @@ fn walk<V: Visitor>(
             else {
                 return Ok(());
             };
-            let facts = file.read_facts(tensor)?;
+            // Bounded by the limits when the index was read.
+            let mut header = vec![0; usize::try_from(entry.header_len()).unwrap_or(0)];
+            source.read_into(entry.header_offset, &mut [IoSliceMut::new(&mut header)])?;
+            let facts = file.facts(tensor, &header)?;
             let mut visitor = start(tensor, &facts);
             let seen = if file.is_encrypted() && entry.data_len > 0 {
                 let show = |_, stored: &[u8], plain: &[u8]| {
@@ -163,9 +184,9 @@ fn walk<V: Visitor>(
                     visitor.update(plain);
                     options.progress.add(plain.len() as u64);
                 };
-                decrypt::each_sealed_chunk(file, tensor, &facts, &options.cancel, show)
+                decrypt::each_sealed_chunk(file, source, (tensor, &facts), &options.cancel, show)
             } else {
-                read_in_order(file, entry, options, meta_as_zeros, buffer, &mut visitor)
+                read_in_order(source, entry, options, meta_as_zeros, buffer, &mut visitor)
             };
             seen.or_else(|error| on_error(&mut visitor, error))?;
             if let Some(slot) = done.get(i) {
@@ -181,7 +202,7 @@ fn walk<V: Visitor>(
 }
 
 fn read_in_order(
-    file: &TensorFile,
+    source: &dyn RangeRead,
     entry: &TensorEntry,
     options: &ReadOptions,
     meta_as_zeros: bool,
@@ -190,9 +211,8 @@ fn read_in_order(
 ) -> Result<(), IoError> {
     let len = if meta_as_zeros { entry.byte_len() } else { entry.data_len };
     let mut offset = 0;
-    // A request to a server must pay for itself.
-    let longest =
-        SCAN_PIECE.max(if file.source().local_file().is_none() { REMOTE_PIECE } else { 0 });
+    // A read that is not of a local file must pay for itself.
+    let longest = if source.local_file().is_none() { FOREIGN_PIECE } else { SCAN_PIECE };
     buffer.clear();
     buffer.resize(usize::try_from(len.min(longest)).unwrap_or(0), 0);
     while offset < len {
@@ -201,7 +221,7 @@ fn read_in_order(
         let piece =
             usize::try_from(step).ok().and_then(|step| buffer.get_mut(..step)).unwrap_or_default();
         if entry.data_len > 0 {
-            file.source().read_into(entry.data_offset + offset, &mut [IoSliceMut::new(piece)])?;
+            source.read_into(entry.data_offset + offset, &mut [IoSliceMut::new(piece)])?;
         }
         visitor.stored(piece);
         visitor.update(piece);

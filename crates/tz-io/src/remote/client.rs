@@ -8,9 +8,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 
+use super::Scatter;
+use super::direct::{Direct, Refused};
 use super::object::Signed;
 use super::options::RemoteOptions;
 use super::retry::{Failure, Retries, refusal};
+use super::runtime::block_on;
 use super::target::{RemoteKind, RemoteLocation};
 use super::transport::{cause, http_client, is_hopeless};
 use crate::error::IoError;
@@ -60,6 +63,8 @@ pub(crate) struct Answer {
     pub(crate) total: Option<u64>,
     /// Whether the body is the range that was asked for, rather than the whole object.
     pub(crate) ranged: bool,
+    /// Whether further ranges can be read by [`Client::read_direct`].
+    pub(crate) direct: bool,
     pub(crate) body: Body,
 }
 
@@ -221,41 +226,130 @@ impl Client {
         range: Range<u64>,
         identity: Option<&Identity>,
     ) -> Result<Answer, Failure> {
-        let headers = response.headers();
-        let now = Identity::of(headers);
-        let status = response.status();
-        let content_range =
-            headers.get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok());
-        let (total, ranged) = match status {
-            StatusCode::PARTIAL_CONTENT => {
-                let placed = content_range.and_then(parse_content_range);
-                let (start, total) = placed
-                    .ok_or_else(|| Failure::permanent("an answer without a valid Content-Range"))?;
-                if start != range.start {
-                    return Err(Failure::permanent("the server answered another range"));
-                }
-                (total, true)
-            }
-            StatusCode::OK => (response.content_length(), false),
-            // An empty object has no byte 0: the answer to `bytes=0-` is 416, from most servers with its length.
-            StatusCode::RANGE_NOT_SATISFIABLE
-                if range.start == 0 && matches!(content_range, None | Some("bytes */0")) =>
-            {
-                (Some(0), true)
-            }
-            _ => return Err(refusal(status, headers, identity.is_some())),
-        };
-        if identity.is_some_and(|identity| identity.differs(&now)) {
-            return Err(Failure::changed());
-        }
+        let len = response.content_length();
+        let checked = checked(response.status(), response.headers(), len, &range, identity)?;
+        let Checked { identity, total, ranged } = checked;
+        let direct = ranged && len.is_some() && self.goes_direct(&response);
         let stall_timeout = self.options.stall_timeout;
         let body = Body { response, stall_timeout, counters: Arc::clone(&self.counters) };
-        Ok(Answer { identity: now, total, ranged, body })
+        Ok(Answer { identity, total, ranged, direct, body })
+    }
+
+    /// Whether the answer came from where it was asked, and further ones can be had without a library.
+    fn goes_direct(&self, response: &reqwest::Response) -> bool {
+        let asked = match &self.target {
+            Target::Url(url) => Some(url.clone()),
+            Target::Signed(signed) => signed.signed_before(),
+        };
+        asked.is_some_and(|asked| {
+            let came = response.url();
+            let end = url::Position::AfterQuery;
+            Direct::serves(&asked) && asked[..end] == came[..end]
+        })
+    }
+
+    /// Reads `range` of the object that `identity` describes into `out`, on this very thread. `false` where the
+    /// server's answer takes more than that.
+    pub(crate) fn read_direct(
+        &self,
+        direct: &Direct,
+        range: Range<u64>,
+        (identity, whole): (&Identity, u64),
+        out: &mut Scatter<'_, '_>,
+        retries: &Retries,
+    ) -> Result<bool, Failure> {
+        let url = match &self.target {
+            Target::Url(url) => url.clone(),
+            Target::Signed(signed) => block_on(signed.url(http::Method::GET))?,
+        };
+        let stall_timeout = retries.at_most(self.options.stall_timeout);
+        self.counters.requests.add(1);
+        let count = |failure: Failure| match retries.check() {
+            Err(late) if failure.is_stall() => late,
+            _ => {
+                self.counters.stalls.add(failure.is_stall().into());
+                failure
+            }
+        };
+        let head = match direct.get(&url, &range, identity.strong_tag(), stall_timeout) {
+            Ok(head) => head,
+            Err(Refused::Unusual) => return Ok(false),
+            Err(Refused::Failed(failure)) => return Err(count(failure)),
+        };
+        let len = head.headers.get(header::CONTENT_LENGTH);
+        let len = len.and_then(|len| len.to_str().ok()?.parse::<u64>().ok());
+        if head.status.is_redirection()
+            || head.status.is_informational()
+            || head.headers.contains_key(header::TRANSFER_ENCODING)
+        {
+            return Ok(false);
+        }
+        let checked = checked(head.status, &head.headers, len, &range, Some(identity))?;
+        let wanted = range.end - range.start;
+        match len {
+            Some(len) if checked.ranged && checked.total.is_none_or(|total| total == whole) => {
+                let received = |bytes| {
+                    self.counters.bytes.add(bytes);
+                    retries.check()
+                };
+                let out = (out, len <= wanted);
+                let body = direct.body(head, len.min(wanted), out, stall_timeout, received);
+                body.map_err(count)?;
+                match len < wanted {
+                    true => Err(Failure::transient("the body ended early")),
+                    false => Ok(true),
+                }
+            }
+            Some(_) if checked.ranged => Err(Failure::changed()),
+            _ => Ok(false),
+        }
     }
 
     pub(crate) async fn frame(&self, body: &mut Body) -> Result<Option<Bytes>, Failure> {
         body.next().await
     }
+}
+
+/// What the head of an answer says.
+struct Checked {
+    identity: Identity,
+    total: Option<u64>,
+    ranged: bool,
+}
+
+/// Holds the head of an answer against what was asked.
+fn checked(
+    status: StatusCode,
+    headers: &HeaderMap,
+    len: Option<u64>,
+    range: &Range<u64>,
+    identity: Option<&Identity>,
+) -> Result<Checked, Failure> {
+    let now = Identity::of(headers);
+    let content_range = headers.get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok());
+    let (total, ranged) = match status {
+        StatusCode::PARTIAL_CONTENT => {
+            let placed = content_range.and_then(parse_content_range);
+            let (start, total) = placed
+                .ok_or_else(|| Failure::permanent("an answer without a valid Content-Range"))?;
+            if start != range.start {
+                return Err(Failure::permanent("the server answered another range"));
+            }
+            (total, true)
+        }
+        StatusCode::OK => (len, false),
+        // An empty object has no byte 0: the answer to `bytes=0-` is 416, from most servers with its length.
+        StatusCode::RANGE_NOT_SATISFIABLE
+            if range.start == 0 && matches!(content_range, None | Some("bytes */0")) =>
+        {
+            (Some(0), true)
+        }
+        _ => return Err(refusal(status, headers, identity.is_some())),
+    };
+    if identity.is_some_and(|identity| identity.differs(&now)) {
+        return Err(Failure::changed());
+    }
+    Ok(Checked { identity: now, total, ranged })
 }
 
 /// `bytes start-end/total`, total possibly `*`.

@@ -113,6 +113,12 @@ impl Signed {
         Ok(url)
     }
 
+    /// The last URL that [`Self::url`] gave for reading.
+    pub(crate) fn signed_before(&self) -> Option<Url> {
+        let signed = self.get.lock().unwrap_or_else(PoisonError::into_inner);
+        signed.as_ref().map(|(url, _)| url.clone())
+    }
+
     pub(crate) fn name(&self) -> &str {
         &self.name
     }

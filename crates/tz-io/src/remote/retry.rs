@@ -66,6 +66,11 @@ impl Failure {
         Self { kind: Kind::Changed, source: io::Error::other("the object was replaced") }
     }
 
+    /// Whether nothing came for the stall timeout.
+    pub(crate) fn is_stall(&self) -> bool {
+        self.source.kind() == io::ErrorKind::TimedOut
+    }
+
     /// Whether the server said so, and did nothing else.
     pub(crate) fn is_answer(&self) -> bool {
         self.source.kind() == io::ErrorKind::ResourceBusy
@@ -120,6 +125,21 @@ impl Retries {
     pub(crate) fn new(most: u32, deadline: Option<Duration>, counters: Arc<Counters>) -> Self {
         let deadline = deadline.and_then(|deadline| Instant::now().checked_add(deadline));
         Self { left: most, most, deadline, counters }
+    }
+
+    /// What the deadline makes of a transfer that is under way.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        match self.deadline {
+            Some(deadline) if Instant::now() >= deadline => Err(Failure::late()),
+            _ => Ok(()),
+        }
+    }
+
+    /// `wait`, or what the deadline leaves of it.
+    pub(crate) fn at_most(&self, wait: Duration) -> Duration {
+        let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        // Sockets take no timeout of zero.
+        left.map_or(wait, |left| wait.min(left).max(Duration::from_millis(1)))
     }
 
     /// Runs one try, for as long as the deadline allows: a transfer that crawls never stalls.

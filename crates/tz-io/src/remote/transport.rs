@@ -10,7 +10,10 @@ use super::options::RemoteOptions;
 use crate::error::IoError;
 
 /// Time to reach a server before another try.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Who we are to servers.
+pub(crate) const USER_AGENT: &str = concat!("tz/", env!("CARGO_PKG_VERSION"));
 
 /// A client that reuses connections, trusts `ca_bundle` beside the system's certificates, follows redirects and
 /// honours `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`.
@@ -56,7 +59,7 @@ fn http_builder() -> reqwest::ClientBuilder {
         .connect_timeout(CONNECT_TIMEOUT)
         .http1_only()
         .tcp_nodelay(true)
-        .user_agent(concat!("tz/", env!("CARGO_PKG_VERSION")))
+        .user_agent(USER_AGENT)
 }
 
 /// Prints the last cause of an error: "connection refused" rather than "error sending request".

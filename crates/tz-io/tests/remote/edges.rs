@@ -153,6 +153,19 @@ fn presigned_urls_keep_their_query_in_every_request() {
 }
 
 #[test]
+fn a_redirect_to_another_server_collects_no_password() {
+    let bytes = file(&[3 * MIB]);
+    let behind = serve(Object::new(bytes.clone()));
+    let front = redirecting(behind.url("/model.tensors"));
+    let url = front.url("/model.tensors").replace("http://", "http://name:password@");
+    let remote = open(&url, &options()).expect("valid");
+    assert_eq!(load(&remote, &Selection::all(), &readers(2)).expect("valid"), contents(&bytes));
+    assert!(front.log().iter().all(|record| record.header("authorization").is_some()));
+    assert!(behind.requests() > 1);
+    assert!(behind.log().iter().all(|record| record.header("authorization").is_none()));
+}
+
+#[test]
 fn a_name_and_password_in_the_url_are_sent_and_not_shown() {
     let server = serve(Object::new(file(&[100])));
     let url = server.url("/model.tensors").replace("http://", "http://name:password@");

@@ -22,7 +22,7 @@ pub(crate) const PERIOD: usize = 251;
 /// The first bytes of painted tensor 0, for whoever needs many of them: whole periods, longer than any piece.
 pub(crate) fn pattern() -> Bytes {
     static PATTERN: OnceLock<Bytes> = OnceLock::new();
-    let paint = || Bytes::from(paint(0, (10 << 20) / PERIOD as u64 * PERIOD as u64));
+    let paint = || Bytes::from(paint(0, (18 << 20) / PERIOD as u64 * PERIOD as u64));
     PATTERN.get_or_init(paint).clone()
 }
 

@@ -65,22 +65,49 @@ fn a_small_file_takes_one_request_in_all() {
 }
 
 #[test]
-fn everything_is_read_once_in_pieces_of_eight_mebibytes() {
-    let bytes = file(&[20 * MIB, MIB, 100, 9 * MIB]);
+fn everything_is_read_once_in_pieces_of_sixteen_mebibytes() {
+    let bytes = file(&[40 * MIB, MIB, 100, 19 * MIB]);
     let server = serve(&bytes);
     let remote = open(&server.url("/model.tensors"), &options()).expect("valid");
     let tensors = remote.load(&Selection::all(), &ReadOptions::default()).expect("valid");
     let ranges = server.ranges_from(1);
     assert_eq!(ranges, planned(&remote, &Selection::all()));
-    assert!(ranges.windows(2).all(|pair| pair[0].end <= pair[1].start), "{ranges:?}");
-    let whole = ranges.iter().filter(|range| range.end - range.start >= 8 * MIB).count();
-    // The first lacks what opening brought; two hold the ends of the large tensors.
-    assert_eq!((ranges.len(), whole), (5, 2), "{ranges:?}");
+    assert!(ranges.windows(2).all(|pair| pair[0].end == pair[1].start), "{ranges:?}");
+    // They end where the blocks of stores do, whatever the tensors; the first lacks what opening brought.
+    let ends: Vec<u64> = ranges.iter().map(|range| range.end / MIB).collect();
+    assert_eq!(ends, [16, 32, 48, 60], "{ranges:?}");
     let counters = remote.source().counters();
     let asked: u64 = server.ranges_from(0).iter().map(|range| range.end - range.start).sum();
     assert_eq!((counters.requests, counters.bytes), (server.requests() as u64, asked));
     assert_eq!((counters.retries, counters.stalls), (0, 0));
     assert_eq!(tensors.stats().requests, counters.requests);
+}
+
+#[test]
+fn checks_read_what_a_load_reads() {
+    // Many small tensors beside large ones, whose headers are read too.
+    let mut lens = vec![40 * MIB];
+    lens.extend([100_000; 50]);
+    lens.push(19 * MIB);
+    let bytes = file(&lens);
+    let all = Selection::all();
+    for limit in [None, Some(64 * MIB), Some(8 * MIB)] {
+        let server = serve(&bytes);
+        let remote = open(&server.url("/model.tensors"), &options()).expect("valid");
+        let mut reading = ReadOptions::default();
+        reading.memory_limit = limit;
+        assert_eq!(remote.verify(&all, &reading).expect("read"), []);
+        let requests = server.requests();
+        let sums = remote.checksum(&all, tz_io::Algorithm::Blake3, &reading).expect("read");
+        assert_eq!(sums.len(), lens.len());
+        // The file is 64 MiB long: as many windows, and the front once.
+        let windows = if limit == Some(8 * MIB) { 17 } else { 5 };
+        assert!(requests <= 1 + windows, "{requests}");
+        assert!(server.requests() - requests <= windows, "{}", server.requests());
+        let asked = |range: &Range<u64>| range.end - range.start;
+        let whole: u64 = server.ranges_from(0).iter().map(asked).sum();
+        assert!(whole <= 2 * bytes.len() as u64, "nothing is read twice by one check");
+    }
 }
 
 #[test]
@@ -100,7 +127,7 @@ fn a_glob_joins_near_tensors_and_skips_far_ones() {
 
 #[test]
 fn every_range_after_the_first_asks_for_the_same_object() {
-    let bytes = file(&[3 * MIB, 20 * MIB]);
+    let bytes = file(&[3 * MIB, 40 * MIB]);
     let server = serve(&bytes);
     server.fault(|record| record.number == 2, Fault::Status(503, &[], "busy"));
     let remote = open(&server.url("/model.tensors"), &options()).expect("valid");
