@@ -1,10 +1,11 @@
 //! Tensors into memory that this process owns, or through it. Owns [`load`].
 
+use std::collections::HashSet;
 use std::io;
 use std::sync::{Mutex, PoisonError};
 
 use tz_format::Element;
-use tz_io::{BufferPool as _, HeapPool, HostTensors, PooledBuffer, ReadStats};
+use tz_io::{BufferPool as _, HeapPool, HostTensor, HostTensors, PooledBuffer, ReadStats};
 
 use crate::convert::Conversion;
 use crate::error::Failure;
@@ -73,6 +74,30 @@ pub(crate) fn load(
         memory.fill_directly(source, tensors, job)?
     };
     Ok(Loaded { stats, bytes, kept: Kept::Memory(memory.buffer) })
+}
+
+/// Maps the tensors at these positions and brings their pages in.
+pub(crate) fn map(source: &Source, tensors: &[usize], job: &Job) -> Result<Loaded, Failure> {
+    let Source::Tensors(file) = source else {
+        let why = "--mmap takes a .tensors file: what it is for is measured with those";
+        return Err(Failure::usage(format!("{}: {why}", source.location())));
+    };
+    let mapped = file.map()?;
+    let wanted: HashSet<u64> = tensors
+        .iter()
+        .filter_map(|&tensor| file.entries().get(tensor))
+        .map(|entry| entry.data_offset)
+        .collect();
+    let chosen: Vec<&HostTensor> =
+        mapped.iter().filter(|tensor| wanted.contains(&tensor.entry().data_offset)).collect();
+    parallel::for_each(chosen.len(), source.readers(job), &job.read.cancel, |at| {
+        let Some(tensor) = chosen.get(at) else { return Ok(()) };
+        let failed = |error| Failure::io(source.location(), "read a mapped page of", &error);
+        tensor.shared_bytes().prefault().map_err(failed)
+    })?;
+    let bytes = chosen.iter().map(|tensor| tensor.bytes().len() as u64).sum();
+    drop(chosen);
+    Ok(Loaded { stats: *mapped.stats(), bytes, kept: Kept::Tensors(mapped) })
 }
 
 /// One block of memory with a place for every tensor.

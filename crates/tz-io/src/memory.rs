@@ -18,6 +18,9 @@ use rustix::mm::{Advice, MapFlags, ProtFlags};
 /// Size of a huge page on the machines this runs on; mappings of at least this size ask for them.
 pub(crate) const HUGE_PAGE: usize = 2 << 20;
 
+/// The smallest page of any machine that this runs on.
+const SMALLEST_PAGE: usize = 4 << 10;
+
 /// Owns an anonymous private mapping of zeros.
 #[derive(Debug)]
 struct Mapping {
@@ -148,6 +151,28 @@ impl SharedBytes {
         Ok(Self { memory: Arc::new(Memory::File(map)), start: 0, len })
     }
 
+    /// Brings in every page of a mapped file, as touching each would, but in one call to the kernel, and with an error
+    /// where touching a page that cannot be read would end the process. Owned bytes are there already.
+    ///
+    /// # Errors
+    /// Where the kernel cannot read a page: the disk failed, or the file was truncated.
+    pub fn prefault(&self) -> io::Result<()> {
+        let Memory::File(map) = &*self.memory else { return Ok(()) };
+        if self.len == 0 {
+            return Ok(());
+        }
+        match map.advise_range(memmap2::Advice::PopulateRead, self.start, self.len) {
+            // Linux before 5.14 does not know the advice.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                self.iter().step_by(SMALLEST_PAGE).for_each(|byte| {
+                    std::hint::black_box(byte);
+                });
+                Ok(())
+            }
+            done => done,
+        }
+    }
+
     /// A part of these bytes that shares their memory; `None` past the end.
     pub(crate) fn part(&self, start: usize, len: usize) -> Option<Self> {
         start.checked_add(len).filter(|&end| end <= self.len)?;
@@ -179,6 +204,8 @@ impl AsRef<[u8]> for SharedBytes {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
 
     #[test]
@@ -203,6 +230,19 @@ mod tests {
             assert!(bytes.is_sorted() && bytes.first() == Some(&1) && !bytes.contains(&0));
             assert!(bytes.part(1, len).is_none());
         }
+    }
+
+    #[test]
+    fn every_part_of_a_mapped_file_can_be_brought_in_and_a_lost_page_is_an_error() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&vec![7; 5 * SMALLEST_PAGE]).unwrap();
+        let bytes = SharedBytes::map(&file).unwrap();
+        for (start, len) in [(0, 5 * SMALLEST_PAGE), (100, 5000), (4096, 1), (9, 0)] {
+            bytes.part(start, len).unwrap().prefault().unwrap();
+        }
+        file.set_len(4096).unwrap();
+        assert!(bytes.part(0, 4096).unwrap().prefault().is_ok());
+        assert!(bytes.prefault().is_err());
     }
 
     #[test]

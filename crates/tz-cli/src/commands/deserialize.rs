@@ -11,7 +11,7 @@ use tz_io::ReadStats;
 use crate::args::{DtypeArgs, EffortArgs, FilterArgs, VerifyArgs, size};
 use crate::error::Failure;
 use crate::job::Session;
-use crate::load::load;
+use crate::load::{load, map};
 use crate::process;
 use crate::report::{Loading, phases, rate};
 use crate::source::Source;
@@ -23,6 +23,7 @@ Examples:
   tz-cli deserialize model.tensors --to checkpoint/ --max-shard-size 2GB
   tz-cli deserialize model.tensors --memory-limit 64MiB --num-readers 4
   tz-cli deserialize model.tensors --device cuda:0 --dtype bfloat16
+  tz-cli deserialize model.tensors --mmap
   zstd -dc model.tensors.zst | tz-cli deserialize - --json";
 
 /// Load every tensor and report speed and memory, or write them out as safetensors
@@ -54,6 +55,10 @@ pub(crate) struct Args {
     /// --to writes what was read back from the device
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     device: DeviceId,
+    /// Map a plain local file and bring its pages in, instead of copying them into memory of this process. Stored
+    /// hashes are not checked
+    #[arg(long, conflicts_with_all = ["to", "dtype", "verify"])]
+    mmap: bool,
     #[command(flatten)]
     filter: FilterArgs,
     #[command(flatten)]
@@ -66,6 +71,11 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, session: &Session) -> Result<Loading, Failure> {
     if let DeviceId::Cuda(ordinal) = args.device {
+        if args.mmap {
+            return Err(Failure::usage(
+                "--mmap: what is mapped stays in host memory; leave out --device",
+            ));
+        }
         return gpu::run(args, ordinal, session);
     }
     let job = session.job(&args.filter, &args.effort, Some(args.verify))?;
@@ -86,7 +96,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Loading, Failure> {
             device: args.device.to_string(),
             phases: phases(open, stats),
             streamed,
-            verified: job.read.verify && matches!(source, Source::Tensors(_)),
+            verified: job.read.verify && !args.mmap && matches!(source, Source::Tensors(_)),
             readers: source.readers(&job),
             destination: args.to.clone(),
             gpu: None,
@@ -100,7 +110,11 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Loading, Failure> {
         return Ok(done(&exported.stats, exported.bytes, true, start.elapsed()));
     }
     let bar = session.bar("loading", bytes);
-    let loaded = load(&source, &selected, &job, dtype)?;
+    let loaded = if args.mmap {
+        map(&source, &selected, &job)?
+    } else {
+        load(&source, &selected, &job, dtype)?
+    };
     let took = start.elapsed();
     drop(bar);
     Ok(done(&loaded.stats, loaded.bytes, loaded.kept.is_nothing(), took))

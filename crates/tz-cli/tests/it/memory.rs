@@ -31,3 +31,28 @@ fn a_model_larger_than_the_limit_is_streamed_within_it() {
     assert!(peak >= MODEL, "a load keeps what it loads: {peak}");
     assert_eq!(report["streamed"], false);
 }
+
+#[test]
+fn a_mapped_model_is_brought_in_whole_and_what_cannot_be_mapped_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let small: u64 = 32 << 20;
+    sparse_checkpoint(&dir.path().join("model.safetensors"), 4, small / 4);
+    tz(dir.path(), &["serialize", "model.safetensors", "model.tensors", "--no-fsync"]).exits(0);
+    let mapped = |more: &[&str]| {
+        let arguments = [&["deserialize", "model.tensors", "--mmap", "--json"], more].concat();
+        tz(dir.path(), &arguments)
+    };
+    let report = mapped(&[]).exits(0).json();
+    assert_eq!((&report["bytes"], &report["verified"]), (&small.into(), &false.into()));
+    assert_eq!(report["streamed"], false);
+    let peak = report["peak_host_bytes"].as_u64().expect("peak");
+    assert!(peak >= small, "its pages are this process's: {peak}");
+
+    for more in [&["--to", "back"][..], &["--dtype", "float32"], &["--device", "cuda:0"]] {
+        mapped(more).exits(2);
+    }
+    tz(dir.path(), &["deserialize", "model.safetensors", "--mmap"]).exits(2);
+    tz(dir.path(), &["keygen", "key"]).exits(0);
+    tz(dir.path(), &["encrypt", "model.tensors", "sealed.tensors", "--keyfile", "key"]).exits(0);
+    tz(dir.path(), &["deserialize", "sealed.tensors", "--keyfile", "key", "--mmap"]).exits(4);
+}
