@@ -69,6 +69,8 @@ impl Tree {
         self.check_architecture(&mut faults);
         self.check_promises("docs/FORMAT.md", "F-", &mut faults);
         self.check_promises("docs/ENCRYPTION.md", "E-", &mut faults);
+        self.check_cited_tests("docs/SECURITY-REVIEW.md", &mut faults);
+        self.check_cited_tests("docs/REMOTE.md", &mut faults);
         self.check_frozen(&mut faults);
         faults
     }
@@ -148,19 +150,37 @@ impl Tree {
         let Some(text) = self.files.get(page) else {
             return;
         };
-        let codes: Vec<(&str, String)> =
-            self.ending(".rs").map(|(path, text)| (path, code_only(text))).collect();
-        let tested: BTreeSet<&str> = codes
-            .iter()
-            .flat_map(|(path, code)| function_names(test_part(path, code)))
-            .flat_map(|name| name.split('_'))
-            .collect();
+        let tests = self.tests();
+        let tested: BTreeSet<&str> = tests.iter().flat_map(|name| name.split('_')).collect();
         for promise in promises(text, prefix) {
             let word = promise.to_lowercase().replace('-', "");
             if !tested.contains(&*word) {
                 faults.push(format!("{page}: promise {promise} has no test named `{word}_…`"));
             }
         }
+    }
+
+    /// A name of at least four words that such a page sets as code is that of a test.
+    fn check_cited_tests(&self, page: &str, faults: &mut Vec<String>) {
+        let Some(text) = self.files.get(page) else {
+            return;
+        };
+        let tests = self.tests();
+        for name in text.split('`').skip(1).step_by(2).filter(|code| is_test_name(code)) {
+            if !tests.contains(name) {
+                faults.push(format!("{page}: names the test `{name}`, which is not in the tree"));
+            }
+        }
+    }
+
+    /// The functions of all test code, helpers among them.
+    fn tests(&self) -> BTreeSet<String> {
+        let codes = self.ending(".rs").map(|(path, text)| (path, code_only(text)));
+        let names = |(path, code): (&str, String)| {
+            let names = function_names(test_part(path, &code)).map(str::to_owned);
+            names.collect::<Vec<_>>()
+        };
+        codes.flat_map(names).collect()
     }
 
     /// Constants that can never change are pinned by a digest in the format's page.
@@ -181,6 +201,11 @@ impl Tree {
             ));
         }
     }
+}
+
+fn is_test_name(code: &str) -> bool {
+    let is_word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    code.bytes().all(is_word) && code.matches('_').count() >= 3
 }
 
 /// The distinct promise ids in a page: the prefix and two digits.
@@ -274,6 +299,18 @@ mod tests {
         check(run, &[page, (path, "fn f030_other() {}")], Some("F-03"));
         let untested = [page, ("crates/a/src/lib.rs", "fn f03_not_a_test() {}")];
         check(run, &untested, Some("F-03"));
+    }
+
+    #[test]
+    fn tests_that_a_page_names_are_there() {
+        let run = |tree: &Tree, faults: &mut Vec<String>| {
+            tree.check_cited_tests("docs/REMOTE.md", faults);
+        };
+        let page = ("docs/REMOTE.md", "`every_byte_is_read`; `stall_timeout`, `a b_c_d_e`");
+        let path = "crates/a/tests/it/main.rs";
+        check(run, &[page, (path, "fn every_byte_is_read() {}")], None);
+        let elsewhere = ("crates/a/src/lib.rs", "fn every_byte_is_read() {}");
+        check(run, &[page, elsewhere], Some("`every_byte_is_read`, which is not in the tree"));
     }
 
     #[test]
