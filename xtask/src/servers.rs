@@ -22,6 +22,18 @@ pub(crate) use s3::{BUCKET, S3};
 const PATIENCE: Duration = Duration::from_secs(60);
 const BETWEEN_TRIES: Duration = Duration::from_millis(20);
 
+/// The command of a program that the kernel ends together with this one, however this one ends: a killed check must
+/// leave no server behind. Without util-linux's `setpriv`, only an orderly end takes them along.
+fn tied(program: &Path) -> Command {
+    let setpriv = Path::new("setpriv");
+    if !is_installed(setpriv) {
+        return Command::new(program);
+    }
+    let mut command = Command::new(setpriv);
+    command.args(["--pdeathsig", "TERM", "--"]).arg(program);
+    command
+}
+
 /// A server program that runs until this is dropped.
 #[derive(Debug)]
 struct Running {
@@ -31,10 +43,9 @@ struct Running {
 
 impl Running {
     /// Starts it with both outputs going to `log`, and waits until it takes connections.
-    fn start(command: &mut Command, port: u16, log: &Path) -> Result<Self> {
+    fn start(program: &str, command: &mut Command, port: u16, log: &Path) -> Result<Self> {
         let output = fs::File::create(log).with_context(|| log.display().to_string())?;
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
-        let program = command.get_program().display().to_string();
         let child = command.spawn().with_context(|| format!("starting {program}"))?;
         let mut running = Self { child, address: (Ipv4Addr::LOCALHOST, port).into() };
         let start = Instant::now();
@@ -91,9 +102,26 @@ mod tests {
         let mut command = Command::new("sh");
         command.args(["-c", "echo no licence >&2; exit 3"]);
         let port = free_port().unwrap();
-        let error = Running::start(&mut command, port, &folder.path().join("log")).unwrap_err();
+        let error =
+            Running::start("sh", &mut command, port, &folder.path().join("log")).unwrap_err();
         let words = format!("{error:#}");
         assert!(words.contains("no licence") && words.contains("exit status: 3"), "{words}");
+    }
+
+    #[test]
+    fn a_server_ends_with_the_program_that_started_it() {
+        let server = tied(Path::new("sh"));
+        let words = server.get_args().map(|word| word.to_owned());
+        let mut starter = Command::new("sh");
+        starter.args(["-c", "\"$@\" & wait", "sh"]).arg(server.get_program()).args(words);
+        starter.args(["-c", "echo up; exec sleep infinity"]).stdout(Stdio::piped());
+        let mut starter = starter.spawn().unwrap();
+        let mut output = starter.stdout.take().unwrap();
+        output.read_exact(&mut [0; 3]).unwrap();
+        starter.kill().unwrap();
+        starter.wait().unwrap();
+        // The server holds the other end: it closes when the server is gone.
+        assert_eq!(output.read_to_end(&mut Vec::new()).unwrap(), 0);
     }
 
     #[test]

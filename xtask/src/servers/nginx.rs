@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
-use super::{Running, free_port, is_installed};
+use super::{Running, free_port, is_installed, tied};
 
 /// Debian keeps it where only root's path leads.
 const PROGRAMS: [&str; 2] = ["nginx", "/usr/sbin/nginx"];
@@ -49,7 +49,8 @@ impl Nginx {
         );
         fs::write(folder.path().join("nginx.conf"), configuration)?;
         let log = folder.path().join("log");
-        let running = Running::start(&mut command(&program, folder.path()), port, &log)?;
+        let mut command = configured(tied(&program), folder.path());
+        let running = Running::start("nginx", &mut command, port, &log)?;
         Ok(Some(Self { running, program, folder }))
     }
 
@@ -68,7 +69,7 @@ impl Nginx {
 impl Drop for Nginx {
     fn drop(&mut self) {
         // Its workers end with it only if it is asked; killed, it would leave them behind.
-        let mut stop = command(&self.program, self.folder.path());
+        let mut stop = configured(Command::new(&self.program), self.folder.path());
         let asked = stop.args(["-s", "stop"]).stderr(Stdio::null()).status();
         if asked.is_ok_and(|status| status.success()) {
             let _ = self.running.child.wait();
@@ -76,8 +77,7 @@ impl Drop for Nginx {
     }
 }
 
-fn command(program: &Path, folder: &Path) -> Command {
-    let mut command = Command::new(program);
+fn configured(mut command: Command, folder: &Path) -> Command {
     command.arg("-p").arg(folder).arg("-c").arg(folder.join("nginx.conf"));
     command
 }

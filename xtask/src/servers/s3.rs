@@ -3,12 +3,11 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
-use super::{Running, free_port};
+use super::{Running, free_port, tied};
 use crate::workspace;
 
 /// The bucket that is there from the start.
@@ -70,13 +69,13 @@ impl S3 {
         );
         let file = folder.path().join("garage.toml");
         fs::write(&file, configuration)?;
-        let mut command = Command::new(program);
+        let mut command = tied(program);
         command.arg("-c").arg(&file).args(["server", "--single-node", "--default-bucket"]);
         command
             .env("GARAGE_DEFAULT_ACCESS_KEY", ACCESS_KEY_ID)
             .env("GARAGE_DEFAULT_SECRET_KEY", SECRET_ACCESS_KEY)
             .env("GARAGE_DEFAULT_BUCKET", BUCKET);
-        let running = Running::start(&mut command, port, &folder.path().join("log"))?;
+        let running = Running::start("Garage", &mut command, port, &folder.path().join("log"))?;
         Ok(Self { name: "Garage", running, region: "garage", _folder: folder })
     }
 
@@ -90,13 +89,14 @@ impl S3 {
         let buckets = folder.path().join("buckets");
         fs::create_dir_all(buckets.join(BUCKET))?;
         let port = free_port()?;
-        let mut command = Command::new(workspace::target()?.join("debug/xtask-s3-server"));
+        let mut command = tied(&workspace::target()?.join("debug/xtask-s3-server"));
         command
             .arg(&buckets)
             .arg(port.to_string())
             .env("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID)
             .env("AWS_SECRET_ACCESS_KEY", SECRET_ACCESS_KEY);
-        let running = Running::start(&mut command, port, &folder.path().join("log"))?;
+        let running =
+            Running::start("xtask-s3-server", &mut command, port, &folder.path().join("log"))?;
         Ok(Self { name: "s3s-fs", running, region: "us-east-1", _folder: folder })
     }
 
