@@ -39,7 +39,7 @@ enum Kind {
     Crypto(crypto::Args),
     /// Load from nginx and from an S3 server on this machine, and upload to the latter
     Remote(remote::Args),
-    /// Make a vLLM directory of a checkpoint larger than memory, beside cp of the same bytes
+    /// Make a vLLM directory of a checkpoint larger than memory, beside dd of the same bytes
     Convert(convert::Args),
     /// Memory limits and killed uploads over a network, with one large tensor
     Limits(limits::Args),

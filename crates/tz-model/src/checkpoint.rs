@@ -1,5 +1,6 @@
 //! A model's tensors as files hold them today. Owns [`Checkpoint`]: headers are read at `open`, data on demand.
 
+mod digests;
 pub(crate) mod index;
 mod safetensors_file;
 
@@ -11,11 +12,12 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use tz_format::{Dtype, TensorPath, TensorSpec};
-use tz_io::TensorSource;
+use tz_io::{Cancel, TensorSource};
 
 use crate::error::{Error, Fault, Place};
 use crate::strided::Strided;
 use crate::torch;
+use digests::FileDigests;
 
 pub use safetensors_file::MAX_HEADER_LEN;
 
@@ -91,6 +93,7 @@ pub struct Checkpoint {
     tensors: Vec<SourceTensor>,
     specs: Vec<TensorSpec>,
     by_name: HashMap<String, usize>,
+    digests: Option<FileDigests>,
 }
 
 impl Checkpoint {
@@ -147,7 +150,7 @@ impl Checkpoint {
         }
         let spec = |t: &SourceTensor| TensorSpec::new(t.path.clone(), t.dtype, t.shape.clone());
         let specs = tensors.iter().map(spec).collect();
-        Ok(Self { files, tensors, specs, by_name })
+        Ok(Self { files, tensors, specs, by_name, digests: None })
     }
 
     /// The tensors, in file order.
@@ -181,6 +184,23 @@ impl Checkpoint {
         self.tensors.iter().fold(0, add)
     }
 
+    /// Hashes, from now on, what is read for [`Self::file_digests`].
+    pub fn digest_reads(&mut self) {
+        self.digests = Some(FileDigests::new(&self.files));
+    }
+
+    /// BLAKE3 digest of every file. Bytes that nobody has read since [`Self::digest_reads`] are read now, on so many
+    /// threads.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Cancelled`].
+    pub fn file_digests(&self, threads: usize, cancel: &Cancel) -> Result<Vec<[u8; 32]>, Error> {
+        match &self.digests {
+            Some(digests) => digests.finish(&self.files, threads, cancel),
+            None => FileDigests::new(&self.files).finish(&self.files, threads, cancel),
+        }
+    }
+
     /// Fills `buf` from byte `offset` of a tensor's data.
     ///
     /// # Errors
@@ -199,7 +219,11 @@ impl Checkpoint {
                 place: Place::tensor(&file.path, &source.name),
                 action: "read",
                 source: error,
-            })
+            })?;
+            if let Some(digests) = &self.digests {
+                digests.saw(source.file, from, buf);
+            }
+            Ok(())
         };
         // `open` checked that every element lies within the file, so no sum can overflow.
         let Some(strides) = &source.strides else {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use clap::ValueEnum;
-use tz_io::{Location, ReadOptions, TensorSource, WriteOptions, WriteStats, digest};
+use tz_io::{TensorSource, WriteOptions, WriteStats};
 use tz_model::{
     ArtifactDir, Checkpoint, Facts, FileEntry, LayoutName, Moment, Publication, Refusal,
     ServeLines, Served, SmallFiles, Source, VllmLayout, VllmModel, VllmOptions, VllmVersion,
@@ -131,7 +131,8 @@ pub(super) fn run(
     let dir = base.of_model(&found.name, &suffix).map_err(|e| Failure::usage(e.to_string()))?;
     refuse_percent(&dir, degree)?;
 
-    let checkpoint = Checkpoint::open(&found.dir)?;
+    let mut checkpoint = Checkpoint::open(&found.dir)?;
+    checkpoint.digest_reads();
     let (ranks, vllm) = ranks(args, &checkpoint, &found.dir, degree)?;
     let adapter = LoraAdapter::find(model, &found.dir, session)?;
     let small = small_files(&found.dir, &key)?;
@@ -307,20 +308,14 @@ fn source(
     checkpoint: &Checkpoint,
     options: &WriteOptions,
 ) -> Result<Source, Failure> {
-    let mut read = ReadOptions::default();
-    read.readers = options.workers;
-    read.memory_limit = options.memory_limit;
-    read.cancel = options.cancel.clone();
-    let mut files = Vec::new();
-    for file in checkpoint.files() {
+    let digests = checkpoint.file_digests(options.workers.unwrap_or(1), &options.cancel)?;
+    let entries = checkpoint.files().iter().zip(digests).map(|(file, blake3)| {
         let path = file.path();
         let name = path.strip_prefix(&found.dir).unwrap_or(path).display().to_string();
-        let location = Location::File(path.to_owned());
-        let (bytes, blake3) = digest(&location, &options.remote, &read)?;
-        files.push(FileEntry::new(name, bytes, blake3));
-    }
+        FileEntry::new(name, file.byte_len(), blake3)
+    });
     let path = std::path::absolute(&found.dir).unwrap_or_else(|_| found.dir.clone());
-    Ok(Source::new(path.display().to_string(), found.commit.clone(), files))
+    Ok(Source::new(path.display().to_string(), found.commit.clone(), entries.collect()))
 }
 
 fn add(sum: &mut WriteStats, one: &WriteStats) {
