@@ -165,6 +165,7 @@ const THEIRS: &str = "tensorizer, ";
 const THEIRS_VERIFIED: &str = "tensorizer, verified, ";
 const THEIRS_ON_THEIRS: &str = "tensorizer, verified, reference's file, ";
 const MAPPED: &str = "safetensors, mapped, every page touched";
+const OURS_MAPPED: &str = "tz-cli deserialize --mmap, every page touched";
 const OURS_SAVED: &str = "tz-cli serialize --no-fsync";
 const OURS_SYNCED: &str = "tz-cli serialize";
 const OURS_LIMITED: &str = "tz-cli serialize --memory-limit 256MiB";
@@ -194,6 +195,7 @@ fn loads<'a>(product: &'a Product, python: &'a Python, files: &'a Files) -> Vec<
         Contender::new(OURS, ours(&files.tensors, &["--no-verify"])),
         Contender::new(OURS_VERIFIED, ours(&files.tensors, &[])),
         Contender::new(OURS_ON_THEIRS, ours(&files.theirs, &[])),
+        Contender::new(OURS_MAPPED, ours(&files.tensors, &["--mmap"])),
     ];
     for (prefix, verify, file) in [
         (THEIRS, None, &files.tensors),
@@ -312,6 +314,11 @@ fn targets(series: &[Series]) -> Result<Vec<Target>> {
             best(THEIRS_VERIFIED)? / verified,
         ),
         Target::at_most("verified load: times the unverified one's time", 1.05, verified / ours),
+        Target::at_most(
+            "mapped and touched: times safetensors' time",
+            1.05,
+            median(OURS_MAPPED)? / median(MAPPED)?,
+        ),
         Target::at_least(
             "whole process: times the Python process",
             10.0,
