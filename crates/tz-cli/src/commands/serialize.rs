@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use clap::ValueEnum;
 use tz_format::{Element, HashKind};
-use tz_io::{Location, TensorSource as _, WriteOptions, plan_write, write};
+use tz_io::{Location, TensorSource as _, WriteOptions, plan_write, unfinished_uploads, write};
 
 use super::encrypt::SealArgs;
 use super::inspect;
@@ -57,6 +57,9 @@ pub(crate) struct Args {
     /// Refuse to replace what stands at DEST
     #[arg(long)]
     if_none_match: bool,
+    /// Remove what killed uploads of DEST left behind, if no other writer is at work there
+    #[arg(long)]
+    abort_unfinished: bool,
     #[command(flatten)]
     seal: SealArgs,
     /// Print the layout that the file would have, and write nothing
@@ -126,6 +129,9 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Report, Failure> {
     if args.dry_run {
         let selected = source.select(&job.selection)?;
         return plan(&WriteSource::new(&source, &selected, dtype)?, &options, &args.destination);
+    }
+    if let (true, Location::Remote(remote)) = (args.abort_unfinished, &destination) {
+        unfinished_uploads(remote, &options.remote, true)?;
     }
     let target = Target { source: &source, destination: &destination, options: &options, start };
     target.write(&job, dtype, session).map(Report::Serialize)
