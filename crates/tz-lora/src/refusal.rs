@@ -130,6 +130,12 @@ pub enum Refusal {
         /// The half that is not there.
         missing: &'static str,
     },
+    /// The same weight stands twice, with PEFT's prefix and without; vLLM takes whichever comes last.
+    #[error("tensor {name:?} is the same half of the same module as another tensor")]
+    Duplicate {
+        /// The tensor.
+        name: String,
+    },
     /// The list promises what the tensors do not hold: the file may have lost some.
     #[error("target_modules names {target:?}, for which there is no tensor")]
     UnusedTarget {
@@ -199,7 +205,10 @@ impl Refusal {
             Self::NoSuchModule { .. } | Self::BaseShape { .. } | Self::UnexpectedModule { .. } => {
                 "check that --base-config is of the model that the adapter was trained on"
             }
-            Self::NoTensors | Self::Unpaired { .. } | Self::NotTwoDimensional { .. } => {
+            Self::NoTensors
+            | Self::Unpaired { .. }
+            | Self::Duplicate { .. }
+            | Self::NotTwoDimensional { .. } => {
                 "save the adapter again with PEFT's save_pretrained"
             }
             _ => {

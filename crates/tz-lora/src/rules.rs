@@ -213,14 +213,21 @@ fn shapes(config: &AdapterConfig, named: &[Named<'_>], refusals: &mut Vec<Refusa
 }
 
 fn pairs(named: &[Named<'_>], refusals: &mut Vec<Refusal>) {
-    let kind = |role| matches!(role, Role::A | Role::B);
-    let mut halves: HashMap<(&str, bool), usize> = HashMap::with_capacity(named.len());
+    let is_linear = |role| matches!(role, Role::A | Role::B);
+    // How many As and Bs each module has, apart for the two kinds of layers.
+    let mut halves: HashMap<(&str, bool), (usize, usize)> = HashMap::with_capacity(named.len());
     for (parsed, _) in named {
-        *halves.entry((parsed.module, kind(parsed.role))).or_default() += 1;
+        let (a, b) = halves.entry((parsed.module, is_linear(parsed.role))).or_default();
+        *if parsed.role.is_a() { a } else { b } += 1;
     }
-    for (parsed, _) in named {
-        // Names differ from each other, so two tensors of a module are its two halves.
-        if halves.get(&(parsed.module, kind(parsed.role))) == Some(&1) {
+    for (parsed, tensor) in named {
+        let count = halves.get(&(parsed.module, is_linear(parsed.role))).copied();
+        let (a, b) = count.unwrap_or_default();
+        let (own, other) = if parsed.role.is_a() { (a, b) } else { (b, a) };
+        if own > 1 {
+            refusals.push(Refusal::Duplicate { name: tensor.name.clone() });
+        }
+        if other == 0 {
             let (module, missing) = (parsed.module.to_owned(), parsed.role.other());
             refusals.push(Refusal::Unpaired { module, missing });
         }

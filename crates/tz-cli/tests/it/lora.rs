@@ -75,6 +75,15 @@ fn encryption_is_by_request() {
 }
 
 #[test]
+fn what_is_not_packed_need_not_be_unpacked() {
+    let dir = tempfile::tempdir().unwrap();
+    adapter(&dir.path().join("peft"), 4);
+    let ran = tz(dir.path(), &["lora", "unpack", "peft", "back"]).exits(2);
+    assert!(ran.stderr.contains("peft: the adapter is not packed"), "{}", ran.stderr);
+    assert_eq!(listing(dir.path()).len(), 3, "nothing is made");
+}
+
+#[test]
 fn refusals_leave_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let here = dir.path();

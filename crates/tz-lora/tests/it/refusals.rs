@@ -143,6 +143,24 @@ fn tensors_alone() -> Vec<Row> {
         weights("an A without its B", |list| drop(list.remove(3)), vec![unpaired("lora_B.weight")]),
         weights("a B without its A", |list| drop(list.remove(2)), vec![unpaired("lora_A.weight")]),
         weights(
+            "the same A with and without PEFT's prefix",
+            |list| {
+                list[3].0 = "model.layers.1.self_attn.q_proj.lora_A.weight".to_owned();
+                list[3].2 = vec![4, 16];
+            },
+            {
+                // Sorted by name, as the file is: the one without the prefix comes last.
+                let duplicate = |name: String| Refusal::Duplicate { name };
+                let bare = "model.layers.1.self_attn.q_proj.lora_A.weight".to_owned();
+                vec![
+                    duplicate(full("self_attn.q_proj.lora_A.weight")),
+                    unpaired("lora_B.weight"),
+                    duplicate(bare),
+                    unpaired("lora_B.weight"),
+                ]
+            },
+        ),
+        weights(
             "a bias of a B",
             |list| list.push((full("self_attn.q_proj.lora_B.bias"), "BF16", vec![16])),
             vec![unexpected("self_attn.q_proj.lora_B.bias", NameFault::Bias)],

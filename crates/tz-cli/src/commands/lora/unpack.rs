@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use tz_lora::PackedAdapter;
+use tz_lora::{Adapter, PACKED_FILE, PackedAdapter};
 
 use super::{WriteArgs, files, folder, shown, usage};
 use crate::access::Plain;
@@ -43,6 +43,15 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args, session: &Session) -> Result<AdapterWritten, Failure> {
     let start = Instant::now();
     let (source, destination) = (folder(&args.source)?, folder(&args.destination)?);
+    if let Some(dir) = source.local()
+        && Adapter::is_at(dir)
+        && !dir.join(PACKED_FILE).exists()
+    {
+        let words = format!("{}: the adapter is not packed: PEFT reads it as it is", args.source);
+        return Err(Failure::usage(words)
+            .at(&args.source)
+            .hint("`tz-cli lora pack DIR DEST` packs it"));
+    }
     let adapter = PackedAdapter::open(&source, &session.access.open(Plain::Refuse)?)?;
     let read = session.job(&FilterArgs::default(), &args.effort, Some(args.verify))?.read;
     let options = args.write.options(session, &args.effort)?;
