@@ -1,6 +1,7 @@
 //! One binary of every test that goes through the public API.
 
 mod agreement;
+mod examples;
 mod files;
 mod fixtures;
 mod hostile;

@@ -5,6 +5,7 @@ mod model;
 mod budget;
 mod conformance;
 mod encrypted;
+mod examples;
 mod faults;
 mod foreign;
 mod hostile;
