@@ -19,8 +19,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::sys::FreshMemory;
 
-/// Bytes of one ranged request, as our own loads ask for at least.
-const RANGE: usize = 8 << 20;
+/// Bytes of one ranged request: as many as our own loads ask for, and where the blocks of stores end, too.
+const RANGE: usize = 16 << 20;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct DownloadArgs {
