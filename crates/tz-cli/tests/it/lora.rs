@@ -3,14 +3,16 @@
 use std::fs;
 use std::path::Path;
 
+use tz_cuda_shim::testing::FakeDriver;
+
 use crate::made::adapter;
-use crate::run::{listing, tz};
+use crate::run::{command, finish, listing, tz};
 
 /// The configuration and base model of `made::adapter`.
 const SYNTH: [&str; 5] = ["synth", "base", "--preset", "llama-tiny", "-q"];
 
 fn read(folder: &Path, name: &str) -> Vec<u8> {
-    fs::read(folder.join(name)).unwrap()
+    fs::read(folder.join(name)).expect("read")
 }
 
 #[test]
@@ -72,6 +74,21 @@ fn encryption_is_by_request() {
         let name = "adapter_model.safetensors";
         assert_eq!(read(&here.join("peft"), name), read(&here.join(&back), name));
     }
+}
+
+/// Over a driver in host memory, with the loader that any `.tensors` file goes through.
+#[test]
+fn a_packed_adapter_loads_onto_a_device() {
+    let dir = tempfile::tempdir().unwrap();
+    let here = dir.path();
+    adapter(&here.join("peft"), 4);
+    tz(here, &["lora", "pack", "peft", "packed", "-q"]).exits(0);
+    let (driver, own) = (FakeDriver::new(), tempfile::tempdir().unwrap());
+    let load = ["deserialize", "packed/adapter_model.tensors", "--device", "cuda:0"];
+    let load = [&load[..], &["--to", "back.safetensors"]].concat();
+    finish(command(here).args(load).envs(driver.install(own.path()))).exits(0);
+    driver.check_nothing_left(own.path());
+    tz(here, &["diff", "peft/adapter_model.safetensors", "back.safetensors"]).exits(0);
 }
 
 #[test]
