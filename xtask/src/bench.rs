@@ -9,6 +9,7 @@ use clap::Subcommand;
 mod chart;
 mod convert;
 mod crypto;
+mod hollow;
 mod limits;
 mod local;
 mod lora;
@@ -16,6 +17,7 @@ mod raw;
 mod raw_write;
 mod remote;
 mod rounds;
+mod scaling;
 mod wire;
 
 pub(crate) use raw::{
@@ -43,6 +45,8 @@ enum Kind {
     Convert(convert::Args),
     /// Memory limits and killed uploads over a network, with one large tensor
     Limits(limits::Args),
+    /// Load by number of tensors, size of one, readers and memory limit
+    Scaling(scaling::Args),
     /// Load a packed rank-16 adapter of a 7B model, warm
     Lora(lora::Args),
 }
@@ -69,6 +73,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Kind::Remote(args) => remote::run(args),
         Kind::Convert(args) => convert::run(args),
         Kind::Limits(args) => limits::run(args),
+        Kind::Scaling(args) => scaling::run(args),
         Kind::Lora(args) => lora::run(args),
     }
 }

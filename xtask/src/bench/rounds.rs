@@ -17,6 +17,11 @@ impl<'a> Contender<'a> {
     pub(crate) fn new(name: &str, run: impl Fn() -> Result<Sample> + 'a) -> Self {
         Self { name: name.to_owned(), run: Box::new(run) }
     }
+
+    /// The same under another name.
+    pub(super) fn named(self, name: String) -> Self {
+        Self { name, ..self }
+    }
 }
 
 /// One run of one contender.
