@@ -2,6 +2,7 @@
 
 mod case;
 mod commands;
+mod deploy;
 mod fixtures;
 #[cfg(feature = "cuda")]
 mod gpu;
