@@ -3,10 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use tz_cuda_shim::testing::FakeDriver;
-
 use crate::made::adapter;
-use crate::run::{command, finish, listing, tz};
+use crate::run::{listing, tz};
 
 /// The configuration and base model of `made::adapter`.
 const SYNTH: [&str; 5] = ["synth", "base", "--preset", "llama-tiny", "-q"];
@@ -77,8 +75,12 @@ fn encryption_is_by_request() {
 }
 
 /// Over a driver in host memory, with the loader that any `.tensors` file goes through.
+#[cfg(feature = "cuda")]
 #[test]
 fn a_packed_adapter_loads_onto_a_device() {
+    use crate::run::{command, finish};
+    use tz_cuda_shim::testing::FakeDriver;
+
     let dir = tempfile::tempdir().unwrap();
     let here = dir.path();
     adapter(&here.join("peft"), 4);
