@@ -16,8 +16,9 @@ const ABOUT: &str =
 const LONG_ABOUT: &str = "\
 Saves, loads and checks model tensors in CoreWeave's .tensors format, without Python.
 
-A SOURCE is a .tensors file, a .safetensors file, a checkpoint directory, or `-` for a .tensors stream on standard \
-input. Files may be local, https://, s3://, gs:// or az://. Data goes to standard output, words and progress go to standard error.";
+A SOURCE is a .tensors file, a .safetensors file, a checkpoint directory, hf://ORGANISATION/NAME[@REVISION] for a model \
+of Hugging Face (from HF_HOME, else downloaded), or `-` for a .tensors stream on standard input. .tensors files may be \
+local, https://, s3://, gs:// or az://. Data goes to standard output, words and progress go to standard error.";
 
 const EXAMPLES: &str = "\
 Examples:

@@ -15,9 +15,7 @@ use tz_io::{Corruption, ReadStats};
 
 use crate::exit::Exit;
 
-pub(crate) use gpu::{
-    DeviceBenchmark, DeviceFacts, DeviceRound, DeviceStalls, device_phases,
-};
+pub(crate) use gpu::{DeviceBenchmark, DeviceFacts, DeviceRound, DeviceStalls, device_phases};
 pub(crate) use lora::{Adapted, AdapterFacts, AdapterRow, AdapterWritten, Refused, WrittenFile};
 pub(crate) use vllm::{
     DirectoryVerification, ModelLoaded, ModelPublished, RankLoaded, RankWritten, write_phases,

@@ -5,7 +5,7 @@ mod staging;
 
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 use tz_crypto::CryptoError;
@@ -24,6 +24,8 @@ use crate::stdin::Stdin;
 
 pub(crate) use staging::Clock;
 
+/// What ids of Hugging Face begin with.
+const HUB: &str = "hf://";
 /// Bytes read at a time where tensors are walked front to back: what stays in cache between read and use.
 const WALK_BYTES: usize = 1 << 20;
 
@@ -59,6 +61,9 @@ impl Source {
         session: &Session,
         options: &OpenOptions,
     ) -> Result<Self, Failure> {
+        if let Some(id) = text.strip_prefix(HUB) {
+            return Self::checkpoint(&hub(id, session)?, text, options);
+        }
         let location = Location::parse(text)?;
         let path = match &location {
             Location::Stdio => {
@@ -276,6 +281,24 @@ impl Source {
             }
         }
     }
+}
+
+/// The snapshot of `organisation/name`, or of `organisation/name@revision`.
+#[cfg(feature = "hub")]
+fn hub(id: &str, session: &Session) -> Result<PathBuf, Failure> {
+    use tz_model::hub::{HubOptions, resolve_id};
+
+    let (id, revision) = id.split_once('@').map_or((id, None), |(id, at)| (id, Some(at)));
+    let mut options = HubOptions::from_env()?;
+    options.revision = revision.map(ToOwned::to_owned);
+    options.cancel = session.cancel.clone();
+    Ok(resolve_id(id, &options)?.dir)
+}
+
+#[cfg(not(feature = "hub"))]
+fn hub(id: &str, _: &Session) -> Result<PathBuf, Failure> {
+    let failure = Failure::usage(format!("{HUB}{id}: this program was built without Hugging Face"));
+    Err(failure.hint("give the directory of a checkpoint"))
 }
 
 /// What a regular file is.

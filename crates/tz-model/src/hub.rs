@@ -62,6 +62,14 @@ pub fn resolve(id: &str, options: &HubOptions) -> Result<Snapshot, HubError> {
     if path.is_dir() {
         return Ok(Snapshot { dir: path.to_owned(), id: id.to_owned(), commit: None });
     }
+    resolve_id(id, options)
+}
+
+/// As [`resolve`], where no directory is meant: a snapshot in the cache, else on the hub.
+///
+/// # Errors
+/// As there.
+pub fn resolve_id(id: &str, options: &HubOptions) -> Result<Snapshot, HubError> {
     let model = ModelId::parse(id)?;
     let revision =
         Revision::parse(&model, options.revision.as_deref().unwrap_or(DEFAULT_REVISION))?;

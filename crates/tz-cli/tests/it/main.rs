@@ -7,6 +7,8 @@ mod fixtures;
 #[cfg(feature = "cuda")]
 mod gpu;
 mod help;
+#[cfg(feature = "hub")]
+mod hub;
 mod interruptions;
 mod keys;
 mod lora;

@@ -75,6 +75,8 @@ fn measure(
     let mut facts = json!({});
     for _ in 0..job.repeats {
         forget_peak();
+        // What CUDA itself takes of the host is there by now.
+        let before = resident("VmRSS:");
         // As a user has it: the ring is pinned meanwhile.
         let start = std::time::Instant::now();
         let mut loader = GpuLoader::new(device.clone(), way.options)?;
@@ -82,7 +84,7 @@ fn measure(
         let loaded = loader.load(&file, &Selection::all(), &way.read)?;
         totals.push(start.elapsed().as_secs_f64());
         let (copy, read) = (loaded.stats().copy, loaded.stats().read);
-        let peak = peak_bytes();
+        let growth = resident("VmHWM:").saturating_sub(before);
         let bytes = read.bytes_delivered;
         drop(loaded);
         // Again with the ring that is there.
@@ -96,8 +98,9 @@ fn measure(
             "ring_bytes": copy.pinned_bytes,
             "streams": way.options.streams,
             "bytes": bytes,
-            "host_peak_bytes": peak,
-            "host_peak_beyond_ring": peak.saturating_sub(copy.pinned_bytes),
+            "host_before_bytes": before,
+            "host_growth_bytes": growth,
+            "host_growth_beyond_ring": growth.saturating_sub(copy.pinned_bytes),
             "device_bytes": copy.device_bytes,
             "copies": copy.copies,
             "seconds_of_last": {
@@ -174,9 +177,10 @@ fn forget_peak() {
     let _ = std::fs::write("/proc/self/clear_refs", "5");
 }
 
-fn peak_bytes() -> u64 {
+/// Bytes of resident memory, by the kernel's name for the figure.
+fn resident(figure: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(figure));
     let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
     kib.unwrap_or(0) * 1024
 }
