@@ -229,7 +229,8 @@ impl Client {
         let len = response.content_length();
         let checked = checked(response.status(), response.headers(), len, &range, identity)?;
         let Checked { identity, total, ranged } = checked;
-        let direct = ranged && len.is_some() && self.goes_direct(&response);
+        let direct = self.options.direct && ranged && len.is_some();
+        let direct = direct && self.goes_direct(&response);
         let stall_timeout = self.options.stall_timeout;
         let body = Body { response, stall_timeout, counters: Arc::clone(&self.counters) };
         Ok(Answer { identity, total, ranged, direct, body })

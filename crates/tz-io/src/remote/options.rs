@@ -18,6 +18,9 @@ pub struct RemoteOptions {
     pub retries: u32,
     /// A read that has waited this long for one range fails, retries included. Default none.
     pub deadline: Option<Duration>,
+    /// Read plain HTTP from the socket into the caller's memory, past the HTTP library. Default true; there is no
+    /// reason to turn it off but a server that is served better by the library.
+    pub direct: bool,
 }
 
 impl Default for RemoteOptions {
@@ -28,6 +31,7 @@ impl Default for RemoteOptions {
             stall_timeout: Duration::from_secs(30),
             retries: 8,
             deadline: None,
+            direct: true,
         }
     }
 }

@@ -13,13 +13,15 @@ const MIB: u64 = 1 << 20;
 /// Opens `old`, replaces it by `new` as soon as the load has begun, and loads both ways.
 #[track_caller]
 fn check(old: &Object, new: &Object) {
-    for through_pool in [false, true] {
+    for (direct, through_pool) in [(true, false), (true, true), (false, false), (false, true)] {
         let objects = Objects::default().with("/model.tensors", old.clone());
         let server = Server::new(objects.clone());
         let successor = new.clone();
         let swap = Fault::before(move || objects.put("/model.tensors", successor.clone()));
         server.fault(|record| record.number == 2, swap);
-        let remote = open(&server.url("/model.tensors"), &options()).expect("valid");
+        let mut remote_options = options();
+        remote_options.direct = direct;
+        let remote = open(&server.url("/model.tensors"), &remote_options).expect("valid");
         let pool = RecordingPool::new(HeapPool::new(256 << 10, 3).expect("memory"));
         let result = match through_pool {
             true => stream(&remote, &readers(2), &pool),

@@ -54,14 +54,15 @@ impl Case {
         Self { options, ..self }
     }
 
-    /// Opens and reads, once into memory of its own and once through a pool.
+    /// Opens and reads, into memory of its own and through a pool, from the socket and through the library.
     #[track_caller]
     fn check(self) {
-        let Self { object, when, fault, options, expect } = self;
+        let Self { object, when, fault, mut options, expect } = self;
         let Content::Bytes(bytes) = object.content.clone() else {
             panic!("an object in memory");
         };
-        for through_pool in [false, true] {
+        for (direct, through_pool) in [(true, false), (true, true), (false, false), (false, true)] {
+            options.direct = direct;
             let objects = Objects::default().with("/model.tensors", object.clone());
             let server = Server::new(objects);
             server.fault(when, fault.clone());

@@ -20,6 +20,16 @@ fn bytes() -> &'static [u8] {
 
 #[track_caller]
 fn check(fault: Fault, options: &RemoteOptions) {
+    // From the socket, and through the library.
+    for direct in [true, false] {
+        let mut options = options.clone();
+        options.direct = direct;
+        check_one(fault.clone(), &options);
+    }
+}
+
+#[track_caller]
+fn check_one(fault: Fault, options: &RemoteOptions) {
     let server = Server::new(Objects::default().with("/model.tensors", Object::new(bytes())));
     server.fault_share(0.01, 3, fault);
     let remote = open(&server.url("/model.tensors"), options).expect("valid");
