@@ -116,12 +116,6 @@ impl Adapter {
         &self.tensors
     }
 
-    /// Their data, to be written elsewhere by other means than [`Self::publish`]: a `TensorSource`.
-    #[must_use]
-    pub fn source(&self) -> &Checkpoint {
-        &self.checkpoint
-    }
-
     /// The file that holds them.
     #[must_use]
     pub fn weights(&self) -> &Path {
