@@ -25,13 +25,14 @@ const COMMANDS: &[&str] = &[
 fn every_command_teaches_by_example() {
     let here = Path::new(".");
     for command in COMMANDS {
-        let help = tz(here, &[command, "--help"]).exits(0);
+        let words: Vec<&str> = command.split(' ').collect();
+        let help = tz(here, &[&words[..], &["--help"]].concat()).exits(0);
         assert!(help.stdout.contains("Examples:\n  "), "{command}");
         assert_eq!(help.stderr, "");
         for line in help.stdout.lines().filter(|line| line.starts_with("  tz-cli ")) {
             assert!(line.contains(&format!("tz-cli {command}")), "{command}: {line}");
         }
-        let short = tz(here, &[command, "-h"]).exits(0).stdout;
+        let short = tz(here, &[&words[..], &["-h"]].concat()).exits(0).stdout;
         assert!(short.contains("Usage: tz-cli "), "{command}");
     }
     let help = tz(here, &["--help"]).exits(0).stdout;
@@ -44,7 +45,8 @@ fn every_command_teaches_by_example() {
 #[test]
 fn no_help_line_is_too_long() {
     for command in COMMANDS {
-        let help = tz(Path::new("."), &[command, "--help"]).exits(0).stdout;
+        let words: Vec<&str> = command.split(' ').collect();
+        let help = tz(Path::new("."), &[&words[..], &["--help"]].concat()).exits(0).stdout;
         for line in help.lines() {
             assert!(line.chars().count() <= 100, "{command}: {line}");
         }

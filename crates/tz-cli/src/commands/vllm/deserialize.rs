@@ -20,7 +20,7 @@ const EXAMPLES: &str = "\
 Examples:
   tz-cli vllm deserialize --path-to-tensors s3://my-bucket/vllm/facebook/opt-125m/v1/model.tensors
   tz-cli vllm deserialize --serialized-directory models/vllm/demo/v1 --keyfile model.key
-  tz-cli vllm --model demo deserialize --serialized-directory models --suffix v1
+  tz-cli vllm deserialize --model demo --serialized-directory models --suffix v1
   tz-cli vllm deserialize --serialized-directory models/vllm/demo/v1 --tensor-parallel-size 2 \\
       --deserialization-kwargs '{\"num_readers\": 2}'";
 

@@ -10,7 +10,7 @@ const DIRECTORY: &str = "out/vllm/demo/v1";
 
 /// Does something to a fresh directory and verifies it.
 fn after(change: &dyn Fn(&Path)) -> Ran {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().expect("works");
     let folder = dir.path();
     synth(folder, "llama-tiny");
     serialize(folder, &["--tensor-parallel-size", "2"]).exits(0);
@@ -30,10 +30,10 @@ fn check(change: &dyn Fn(&Path), says: &[&str]) {
 
 /// Changes one byte in the middle of a file.
 fn flip(path: &Path) {
-    let mut bytes = fs::read(path).unwrap();
+    let mut bytes = fs::read(path).expect("works");
     let at = bytes.len() / 2;
     bytes[at] ^= 1;
-    fs::write(path, bytes).unwrap();
+    fs::write(path, bytes).expect("works");
 }
 
 #[test]
