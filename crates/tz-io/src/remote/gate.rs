@@ -1,6 +1,6 @@
 //! How many requests are in flight. Owns [`Gate`], which follows the link.
 //!
-//! It starts low and doubles while doubling raises the throughput; the first doubling that does not is taken back.
+//! It starts at what a fast server needs and doubles while doubling raises the throughput; the first doubling that does not is taken back.
 //! So a link that one connection fills is not flooded, and a store that serves each connection slowly gets many.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,8 +10,9 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Most requests in flight where the caller does not say.
 pub(crate) const CEILING: usize = 32;
-/// Requests in flight at the start.
-const START: usize = 4;
+/// Requests in flight at the start. Over loopback from nginx, 512 MiB in requests of 16 MiB, medians of seven: 0.24 s
+/// with 4 in flight, 0.20 s with 8, 0.18 s with 16; most loads are over before the number has found itself.
+const START: usize = 16;
 /// A window shorter than this says nothing about a rate.
 const SHORTEST_WINDOW: Duration = Duration::from_millis(50);
 /// A doubling must gain this factor to be kept.
@@ -150,9 +151,7 @@ mod tests {
     #[test]
     fn concurrency_follows_the_link() {
         assert_eq!(settled(1), START, "one connection fills the link");
-        assert_eq!(settled(4), 4);
-        assert_eq!(settled(8), 8);
-        assert_eq!(settled(16), 16);
+        assert_eq!(settled(START), START);
         assert_eq!(settled(1000), CEILING, "every connection is slow");
     }
 
