@@ -38,6 +38,7 @@ const BEFORE_TESTS: &[Step] = &[
     step("fmt", &["cargo", "fmt", "--all", "--check"]),
     step("layers", &["xtask", "layers"]),
     step("tidy", &["xtask", "tidy"]),
+    step("lint", &["xtask", "lint"]),
     step(
         "clippy",
         &[
@@ -71,6 +72,9 @@ const BEFORE_TESTS: &[Step] = &[
     ),
 ];
 
+const PACKAGE: &str =
+    r#"t=${CARGO_TARGET_DIR:-target}; .ci/package "$t/release/tz-cli" local "$t/dist""#;
+
 const AFTER_TESTS: &[Step] = &[
     Step {
         name: "doc",
@@ -87,6 +91,8 @@ const AFTER_TESTS: &[Step] = &[
     step("no-default-features", &["cargo", "check", "--workspace", "--no-default-features"]),
     step("fixtures", &["xtask", "fixtures", "--check"]),
     step("roundtrip", &["xtask", "roundtrip"]),
+    // Packs what `roundtrip` has built, as a release does.
+    step("package", &["sh", "-c", PACKAGE]),
     step("interop", &["xtask", "interop"]),
     step("unchanged", &["git", "diff", "--exit-code"]),
 ];

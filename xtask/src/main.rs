@@ -11,6 +11,7 @@ mod fixtures;
 mod gpu_test;
 mod interop;
 mod layers;
+mod lint;
 mod product;
 mod report;
 mod roundtrip;
@@ -41,6 +42,8 @@ enum Command {
     Fixtures(fixtures::Args),
     /// Check that crates depend only on the layers below them
     Layers,
+    /// Check workflows and the examples for Docker and Kubernetes
+    Lint,
     /// Check what the compiler does not: file sizes, unsafe, promises and their tests
     Tidy,
     /// Run everything that continuous integration runs, in its order
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
         Command::GpuTest(args) => gpu_test::run(&args),
         Command::Fixtures(args) => fixtures::run(&args),
         Command::Layers => layers::run(),
+        Command::Lint => lint::run(),
         Command::Tidy => tidy::run(),
         Command::Ci(args) => ci::run(&args),
         Command::RawRead(args) => bench::raw_read(&args),

@@ -69,8 +69,9 @@ impl Tree {
         self.check_architecture(&mut faults);
         self.check_promises("docs/FORMAT.md", "F-", &mut faults);
         self.check_promises("docs/ENCRYPTION.md", "E-", &mut faults);
-        self.check_cited_tests("docs/SECURITY-REVIEW.md", &mut faults);
-        self.check_cited_tests("docs/REMOTE.md", &mut faults);
+        for page in ["DEPLOY", "REMOTE", "SECURITY-REVIEW", "VLLM"] {
+            self.check_cited_tests(&format!("docs/{page}.md"), &mut faults);
+        }
         self.check_frozen(&mut faults);
         faults
     }
