@@ -271,6 +271,18 @@ impl TensorFile {
         selection: &Selection,
         options: &ReadOptions,
     ) -> Result<Vec<Corruption>, IoError> {
+        self.verify_and_count(selection, options).map(|(failures, _)| failures)
+    }
+
+    /// As [`Self::verify`], with the number of tensors for which the file stores no hash.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn verify_and_count(
+        &self,
+        selection: &Selection,
+        options: &ReadOptions,
+    ) -> Result<(Vec<Corruption>, usize), IoError> {
         self.require_unlocked()?;
         let tensors = selection.select(self.entries(), self.location())?;
         scan::verify(self, &tensors, options)

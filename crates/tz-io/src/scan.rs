@@ -289,12 +289,12 @@ impl HashCheck {
     }
 }
 
-/// Compares `tensors` with every hash that the file stores of them.
+/// Compares `tensors` with every hash that the file stores of them; counts those without any.
 pub(crate) fn verify(
     file: &TensorFile,
     tensors: &[usize],
     options: &ReadOptions,
-) -> Result<Vec<Corruption>, IoError> {
+) -> Result<(Vec<Corruption>, usize), IoError> {
     let digests = file.front().extension.blake3.as_deref();
     let start = |tensor: usize, facts: &HeaderFacts| {
         HashCheck::new(facts, digests.and_then(|digests| digests.get(tensor)).copied())
@@ -314,9 +314,11 @@ pub(crate) fn verify(
     if wrong > 0 && wrong == tensors.iter().filter(with_data).count() {
         return Err(IoError::crypto(file.location(), None, CryptoError::Open));
     }
+    let is_bare = |check: &&HashCheck| check.hashes.is_empty() && check.blake3.is_none();
+    let unhashed = checked.iter().filter(is_bare).count();
     let failures = tensors.iter().zip(checked).flat_map(|(&tensor, check)| {
         let entry = file.entries().get(tensor);
         check.failed().into_iter().filter_map(move |check| Some(corruption(entry?, check)))
     });
-    Ok(failures.collect())
+    Ok((failures.collect(), unhashed))
 }

@@ -291,6 +291,6 @@ fn verdict(
             }
         }
     }
-    failures.extend(crate::scan::verify(file, &slow, options)?);
+    failures.extend(crate::scan::verify(file, &slow, options)?.0);
     file.corrupt(failures)
 }

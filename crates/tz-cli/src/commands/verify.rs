@@ -53,9 +53,11 @@ fn tensors(source: &Source, job: &Job, session: &Session) -> Result<Verification
     let (failures, unhashed) = match source {
         Source::Checkpoint(..) => (Vec::new(), Some(selected.len())),
         Source::Tensors(file) => {
-            let unhashed = unhashed(source, &selected)?;
             let _bar = session.bar("verifying", bytes);
-            (FailedTensor::group(file.verify(&job.selection, &job.read)?), unhashed)
+            let (failures, unhashed) = file.verify_and_count(&job.selection, &job.read)?;
+            // Tags, not hashes, vouch for an encrypted file.
+            let unhashed = Some(unhashed).filter(|_| !source.is_stream() && !file.is_encrypted());
+            (FailedTensor::group(failures), unhashed)
         }
     };
     Ok(Verification {
@@ -67,22 +69,4 @@ fn tensors(source: &Source, job: &Job, session: &Session) -> Result<Verification
         seconds: start.elapsed().as_secs_f64(),
         failures,
     })
-}
-
-/// How many tensors have no hash at all. A stream cannot be asked: its headers pass by only once.
-fn unhashed(source: &Source, selected: &[usize]) -> Result<Option<usize>, Failure> {
-    let Source::Tensors(file) = source else {
-        return Ok(None);
-    };
-    if source.is_stream() || file.is_encrypted() {
-        return Ok(None);
-    }
-    if file.front().extension.blake3.is_some() {
-        return Ok(Some(0));
-    }
-    let mut count = 0;
-    for &tensor in selected {
-        count += usize::from(file.header(tensor)?.hashes.is_empty());
-    }
-    Ok(Some(count))
 }
