@@ -24,7 +24,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::Barrier;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
 use body::{Counted, ReplyBody};
@@ -228,11 +228,14 @@ impl Server {
     }
 }
 
+/// Connections end with it: clients keep theirs as long as the process lives, and a site holds folders.
 async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Shared>) {
+    let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         let (shared, tls) = (Arc::clone(&shared), tls.clone());
         shared.connections.fetch_add(1, Ordering::SeqCst);
-        tokio::spawn(async move {
+        while connections.try_join_next().is_some() {}
+        connections.spawn(async move {
             stream.set_nodelay(true).expect("a socket");
             let reset = ResetSwitch::default();
             let socket = Socket::new(stream, reset.clone());
