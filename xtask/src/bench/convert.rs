@@ -2,14 +2,14 @@
 //! same bytes. The checkpoint is sparse: its shape is a model's, its weights are holes. `dd` reads them as any other
 //! bytes, which `cp` does not.
 
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
 
+use super::hollow;
 use crate::product::{self, Product};
 use crate::report::{Checks, gigabytes_per_second, mebibytes, parse_size};
 use crate::sys::{self, Finished};
@@ -169,7 +169,7 @@ fn checkpoint(folder: &Path, size: u64) -> Result<u64> {
     for (i, shard) in shards.iter().enumerate() {
         let name = format!("model-{:05}-of-{:05}.safetensors", i + 1, shards.len());
         places.extend(shard.iter().map(|(tensor, _)| (tensor.clone(), Value::from(name.as_str()))));
-        holes(&folder.join(name), shard)?;
+        hollow::safetensors(&folder.join(name), shard)?;
     }
     let index = json!({ "metadata": { "total_size": total }, "weight_map": places });
     fs::write(folder.join("model.safetensors.index.json"), index.to_string())?;
@@ -200,24 +200,4 @@ fn layer(number: u64) -> Vec<(String, Vec<u64>)> {
         (format!("model.layers.{number}.{name}.weight"), shape.to_vec())
     };
     shapes.into_iter().map(named).collect()
-}
-
-/// A safetensors file of these tensors, all holes.
-fn holes(path: &Path, tensors: &[(String, Vec<u64>)]) -> Result<()> {
-    let (mut header, mut end) = (Map::new(), 0);
-    for (name, shape) in tensors {
-        let start = end;
-        end += 2 * shape.iter().product::<u64>();
-        let entry = json!({ "dtype": "BF16", "shape": shape, "data_offsets": [start, end] });
-        header.insert(name.clone(), entry);
-    }
-    let mut header = Value::from(header).to_string();
-    while !header.len().is_multiple_of(8) {
-        header.push(' ');
-    }
-    let mut file = File::create(path).with_context(|| path.display().to_string())?;
-    let header_len = u64::try_from(header.len())?;
-    file.write_all(&header_len.to_le_bytes())?;
-    file.write_all(header.as_bytes())?;
-    Ok(file.set_len(8 + header_len + end)?)
 }

@@ -3,8 +3,7 @@
 //!
 //! Slow and large, so it stands beside the benchmarks and not in continuous integration.
 
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -12,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
+use super::hollow;
 use crate::interop::Python;
 use crate::product::{self, Product};
 use crate::report::{Checks, mebibytes, parse_size};
@@ -100,13 +100,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
 
 /// A safetensors file of one tensor of zeros, which takes no space on disk.
 fn one_tensor(path: &Path, bytes: u64) -> Result<()> {
-    let header =
-        format!(r#"{{"large":{{"dtype":"U8","shape":[{bytes}],"data_offsets":[0,{bytes}]}}}}"#);
-    let mut file = File::create(path).with_context(|| path.display().to_string())?;
-    let header_len = u64::try_from(header.len())?;
-    file.write_all(&header_len.to_le_bytes())?;
-    file.write_all(header.as_bytes())?;
-    Ok(file.set_len(8 + header_len + bytes)?)
+    hollow::safetensors(path, &[("large".to_owned(), vec![bytes / 2])]).map(drop)
 }
 
 /// Runs a command that must succeed in little memory, by the kernel's count.
