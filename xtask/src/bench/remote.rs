@@ -14,8 +14,9 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
 use super::Common;
-use super::rounds::{Contender, Sample, Series, Target, alternate, render, render_targets};
+use super::rounds::{Contender, Sample, Series, Target, alternate_after, render, render_targets};
 use super::wire::{Plan, Timing};
+use super::{chart, raw};
 use crate::interop::Python;
 use crate::product::{self, Product, Transfer};
 use crate::report::{mebibytes, parse_size};
@@ -102,7 +103,8 @@ pub(super) fn run(args: &Args) -> Result<()> {
             Rows::Upload => bench.uploads(),
         });
     }
-    let series = alternate(&contenders, args.common.rounds)?;
+    let settled = || raw::settle(2 * bench.bytes);
+    let series = alternate_after(&contenders, args.common.rounds, settled)?;
     let targets = targets(&series, &args.rows)?;
     println!(
         "{} of tensors in {}, {} rounds, medians; fresh process every time; nginx and Garage on \
@@ -117,6 +119,10 @@ pub(super) fn run(args: &Args) -> Result<()> {
         println!(
             "The machine was busy before it began (load {load_before}): do not quote this run."
         );
+    }
+    if let Some(path) = &args.common.chart {
+        let title = format!("{} of tensors over the network, seconds", mebibytes(bench.bytes));
+        fs::write(path, chart::svg(&title, &series)).with_context(|| path.display().to_string())?;
     }
     if let Some(path) = &args.common.json {
         let (bytes, series, targets) = (bench.bytes, &*series, &*targets);
