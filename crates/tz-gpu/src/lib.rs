@@ -63,6 +63,11 @@ pub mod dlpack;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+/// Compiles the README's example.
+#[cfg(all(doctest, feature = "cuda"))]
+#[doc = include_str!("../README.md")]
+mod readme {}
+
 pub use bus::Bus;
 #[cfg(feature = "cuda")]
 pub use cuda::{
