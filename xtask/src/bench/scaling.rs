@@ -23,8 +23,6 @@ const READERS: [&str; 4] = ["1", "2", "4", "8"];
 const LIMITS: [&str; 3] = ["16MiB", "64MiB", "256MiB"];
 /// What the task asks for, of the largest number of tensors.
 const OPEN_SECONDS: f64 = 0.050;
-/// Free memory that is there before each load.
-const SETTLED: u64 = 3 << 30;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -73,8 +71,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let opened = format!("{most} tensors: open");
     contenders
         .push(loaded(&product, opened.clone(), file, &["--no-verify"], |load| load.phases.open));
-    let settled = || raw::settle(SETTLED);
-    let by_count = alternate_after(&contenders, args.common.rounds, settled)?;
+    let by_count = alternate_after(&contenders, args.common.rounds, || raw::settle(4 * MODEL))?;
     println!("{} in so many tensors\n{}", mebibytes(MODEL), render(&by_count, MODEL));
     drop(contenders);
     for (_, file) in counted {
@@ -96,6 +93,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         let options = ["--memory-limit", limit];
         contenders.push(loaded(&product, name, &large, &options, |load| load.seconds));
     }
+    let settled = || raw::settle(args.largest + args.largest / 8);
     let by_size = alternate_after(&contenders, args.common.rounds, settled)?;
 
     let share = median(&by_size, "one tensor: raw read")? / median(&by_size, "one tensor")?;
