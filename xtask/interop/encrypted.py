@@ -40,17 +40,6 @@ def with_empty(tensors):
     return {"empty": random("float32", 0, 3), **tensors, "meta": meta, "end.empty": random("int8", 0)}
 
 
-def rows(tree, prefix=()):
-    """Meta tensors load as zeros, so that is what is expected of them."""
-    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
-        path = (*prefix, key)
-        if isinstance(value, torch.Tensor):
-            value = torch.zeros_like(value, device="cpu") if value.is_meta else value
-            yield reference.describe(path, value, "state_dict")
-        else:
-            yield from rows(value, path)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     reference.add_argument(parser)
@@ -65,7 +54,7 @@ def main():
         serializer = tensorizer.TensorSerializer(path, encryption=encryption)
         serializer.write_state_dict(tree)
         serializer.close()
-        files.append({"file": path, "name": name, "tensors": list(rows(tree)), **secret})
+        files.append({"file": path, "name": name, "tensors": list(reference.state_dict_rows(tree)), **secret})
 
     params = tensorizer.EncryptionParams
     tensors = model()

@@ -47,6 +47,18 @@ def describe(path, tensor, kind=None):
     return row
 
 
+def state_dict_rows(tree, prefix=()):
+    """Meta tensors load as zeros, so that is what is expected of them."""
+    entries = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    for key, value in entries:
+        path = (*prefix, key)
+        if isinstance(value, torch.Tensor):
+            value = torch.zeros_like(value, device="cpu") if value.is_meta else value
+            yield describe(path, value, "state_dict")
+        else:
+            yield from state_dict_rows(value, path)
+
+
 def random(dtype, *shape):
     """A tensor of random bytes, so that NaN payloads and subnormals travel too."""
     tensor = torch.empty(shape, dtype=getattr(torch, dtype))

@@ -54,7 +54,7 @@ def write_job(arguments):
     serializer = tensorizer.TensorSerializer(open_uri(arguments.uri, "wb"))
     serializer.write_state_dict(tree)
     serializer.close()
-    return list(write.state_dict_rows(tree))
+    return list(reference.state_dict_rows(tree))
 
 
 def load_job(arguments):

@@ -87,18 +87,6 @@ def module_rows(module):
             yield reference.describe(f"{prefix}.{name}", tensor, "buffer")
 
 
-def state_dict_rows(tree, prefix=()):
-    """Meta tensors load as zeros, so that is what is expected of them."""
-    entries = tree.items() if isinstance(tree, dict) else enumerate(tree)
-    for key, value in entries:
-        path = (*prefix, key)
-        if isinstance(value, torch.Tensor):
-            value = torch.zeros_like(value, device="cpu") if value.is_meta else value
-            yield reference.describe(path, value, "state_dict")
-        else:
-            yield from state_dict_rows(value, path)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     reference.add_argument(parser)
@@ -118,7 +106,7 @@ def main():
         serializer = tensorizer.TensorSerializer(path)
         serializer.write_state_dict(tree)
         serializer.close()
-        files[path] = list(state_dict_rows(tree))
+        files[path] = list(reference.state_dict_rows(tree))
 
     path = str(arguments.folder / "module.tensors")
     module = Module()
