@@ -11,14 +11,14 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use tz_crypto::{CryptoError, key_slots};
 use tz_format::{Front, KeyDerivation, PathKey, TensorKind, TensorPath};
-use tz_io::{Corruption, ReadStats};
+use tz_io::{Corruption, ReadStats, WriteStats};
 
 use crate::exit::Exit;
 
 pub(crate) use gpu::{DeviceBenchmark, DeviceFacts, DeviceRound, DeviceStalls, device_phases};
 pub(crate) use lora::{Adapted, AdapterFacts, AdapterRow, AdapterWritten, Refused, WrittenFile};
 pub(crate) use vllm::{
-    DirectoryVerification, ModelLoaded, ModelPublished, RankLoaded, RankWritten, write_phases,
+    DirectoryVerification, ModelLoaded, ModelPublished, RankLoaded, RankWritten,
 };
 
 /// The result of one command. `--json` prints it as it stands here.
@@ -363,6 +363,17 @@ pub(crate) fn phases(open: Duration, stats: &ReadStats) -> Phases {
         ("verify", stats.verify.as_secs_f64()),
         ("wait", stats.wait.as_secs_f64()),
         ("consume", stats.consume.as_secs_f64()),
+    ])
+}
+
+/// Phases of a write.
+pub(crate) fn write_phases(stats: &WriteStats) -> Phases {
+    Phases::from([
+        ("read", stats.read.as_secs_f64()),
+        ("hash", stats.hash.as_secs_f64()),
+        ("encrypt", stats.encrypt.as_secs_f64()),
+        ("write", stats.write.as_secs_f64()),
+        ("sync", stats.sync.as_secs_f64()),
     ])
 }
 

@@ -16,7 +16,7 @@ use crate::args::{DtypeArgs, EffortArgs, FilterArgs, VerifyArgs};
 use crate::error::Failure;
 use crate::job::{Job, Session};
 use crate::process;
-use crate::report::{Phases, Report, Written, rate};
+use crate::report::{Report, Written, rate, write_phases};
 use crate::source::Source;
 use write_source::WriteSource;
 
@@ -162,13 +162,6 @@ impl Target<'_> {
         let stats = write(&input, self.destination, self.options)?;
         drop(bar);
         let seconds = self.start.elapsed().as_secs_f64();
-        let phases = [
-            ("read", stats.read),
-            ("hash", stats.hash),
-            ("encrypt", stats.encrypt),
-            ("write", stats.write),
-            ("sync", stats.sync),
-        ];
         Ok(Written {
             destination: self.destination.to_string(),
             tensors: input.specs().len(),
@@ -177,10 +170,7 @@ impl Target<'_> {
             seconds,
             bytes_per_second: rate(stats.tensor_bytes, seconds),
             peak_host_bytes: process::peak_bytes(),
-            phases: phases
-                .map(|(name, time)| (name, time.as_secs_f64()))
-                .into_iter()
-                .collect::<Phases>(),
+            phases: write_phases(&stats),
         })
     }
 }

@@ -286,20 +286,25 @@ fn benchmark(out: &mut dyn Write, report: &Benchmark) -> io::Result<()> {
     row("median".to_owned(), report.median_seconds, report.median_raw_seconds);
     row("best".to_owned(), report.best_seconds, report.best_raw_seconds);
     align_right(&mut rounds, &[1, 2, 3, 4, 5]);
-    let verified = if report.verified { "verified" } else { "not verified" };
-    writeln!(
-        out,
-        "{}: {}, {}, {}, {verified}",
-        plain(&report.location),
-        counted(report.tensors, "tensor"),
-        decimal(report.bytes),
-        counted(report.readers, "reader"),
-    )?;
+    let Benchmark { location, tensors, bytes, readers, verified, .. } = report;
+    measured(out, location, (*tensors, *bytes, *readers, *verified))?;
     writeln!(out, "{}", rounds.trim_fmt())?;
     if let Some(last) = report.rounds.last() {
         writeln!(out, "last round: {}", spent(&last.phases))?;
     }
     writeln!(out, "peak memory {}", binary(report.peak_host_bytes))
+}
+
+/// The line over a table of rounds: what was loaded, and how.
+fn measured(
+    out: &mut dyn Write,
+    location: &str,
+    (tensors, bytes, readers, verified): (usize, u64, usize, bool),
+) -> io::Result<()> {
+    let (location, bytes) = (plain(location), decimal(bytes));
+    let (tensors, readers) = (counted(tensors, "tensor"), counted(readers, "reader"));
+    let verified = if verified { "verified" } else { "not verified" };
+    writeln!(out, "{location}: {tensors}, {bytes}, {readers}, {verified}")
 }
 
 fn spent(phases: &Phases) -> String {

@@ -1,7 +1,6 @@
 //! What `vllm serialize`, `vllm deserialize` and `verify` of a directory return.
 
 use serde::Serialize;
-use tz_io::WriteStats;
 use tz_model::{FileFault, LayoutName, ServeLines};
 
 use super::{Phases, Verification};
@@ -89,16 +88,4 @@ pub(crate) struct DirectoryVerification {
     pub(crate) tensors: Vec<Verification>,
     /// Encrypted files of which the contents were compared as they are stored, because no key was given.
     pub(crate) locked: Vec<String>,
-}
-
-/// Phases of a write.
-pub(crate) fn write_phases(stats: &WriteStats) -> Phases {
-    let phases = [
-        ("read", stats.read),
-        ("hash", stats.hash),
-        ("encrypt", stats.encrypt),
-        ("write", stats.write),
-        ("sync", stats.sync),
-    ];
-    phases.map(|(name, time)| (name, time.as_secs_f64())).into_iter().collect()
 }

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use super::{align_right, binary, counted, decimal, plain, spent, table};
+use super::{align_right, binary, measured, plain, spent, table};
 use crate::report::{DeviceBenchmark, DeviceFacts, Loading, rate};
 
 /// The lines on memory and time.
@@ -52,15 +52,8 @@ pub(super) fn benchmark(out: &mut dyn Write, report: &DeviceBenchmark) -> io::Re
         report.median_pinned_copy_seconds,
     );
     align_right(&mut rounds, &[1, 2, 3, 4, 5, 6, 7]);
-    let verified = if report.verified { "verified" } else { "not verified" };
-    writeln!(
-        out,
-        "{}: {}, {}, {}, {verified}",
-        plain(&report.location),
-        counted(report.tensors, "tensor"),
-        decimal(report.bytes),
-        counted(report.readers, "reader"),
-    )?;
+    let DeviceBenchmark { location, tensors, bytes, readers, verified, .. } = report;
+    measured(out, location, (*tensors, *bytes, *readers, *verified))?;
     writeln!(out, "{}", rounds.trim_fmt())?;
     if let Some(last) = report.rounds.last() {
         writeln!(out, "last round: {}", spent(&last.phases))?;
