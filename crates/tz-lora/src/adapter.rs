@@ -133,12 +133,9 @@ impl Adapter {
     /// # Errors
     /// [`Error::Refused`].
     pub fn validate(&self, rules: &Rules) -> Result<(), Error> {
-        let refusals = self.refusals(rules);
-        if refusals.is_empty() {
-            return Ok(());
-        }
-        let location = self.weights.parent().unwrap_or(&self.weights).display().to_string();
-        Err(Error::Refused { location, refusals })
+        rules.validate(&self.config, &self.tensors, || {
+            self.weights.parent().unwrap_or(&self.weights).display().to_string()
+        })
     }
 
     /// Writes the packed form: [`Self::publish`] with [`Forms::PACKED`].

@@ -69,11 +69,7 @@ impl PackedAdapter {
     /// # Errors
     /// [`Error::Refused`].
     pub fn validate(&self, rules: &Rules) -> Result<(), Error> {
-        let refusals = self.refusals(rules);
-        if refusals.is_empty() {
-            return Ok(());
-        }
-        Err(Error::Refused { location: self.file.location().to_owned(), refusals })
+        rules.validate(&self.config, &self.tensors, || self.file.location().to_owned())
     }
 
     /// Loads every tensor into owned memory, by one plan.

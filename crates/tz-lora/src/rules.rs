@@ -12,6 +12,7 @@ use tz_format::Element;
 use crate::adapter::AdapterTensor;
 use crate::base::{BaseModel, Found};
 use crate::config::AdapterConfig;
+use crate::error::Error;
 use crate::names::{LoraName, NameFault, Role};
 use crate::refusal::Refusal;
 
@@ -47,6 +48,19 @@ impl Rules {
     pub fn with_unused_targets(mut self) -> Self {
         self.unused_targets = true;
         self
+    }
+
+    /// Fails where anything is wrong with the adapter at `location`.
+    pub(crate) fn validate(
+        &self,
+        config: &AdapterConfig,
+        tensors: &[AdapterTensor],
+        location: impl FnOnce() -> String,
+    ) -> Result<(), Error> {
+        match self.refusals(config, tensors) {
+            refusals if refusals.is_empty() => Ok(()),
+            refusals => Err(Error::Refused { location: location(), refusals }),
+        }
     }
 
     /// Everything that is wrong: the configuration first, then the tensors in their order.
