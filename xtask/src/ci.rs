@@ -27,10 +27,10 @@ const fn step(name: &'static str, command: &'static [&'static str]) -> Step {
     Step { name, command, environment: None }
 }
 
-/// nextest where it is installed: faster, but blind to doctests.
+/// nextest where it is installed: faster, but blind to doctests, which are a part of the same step.
 const TESTS_NEXTEST: &[Step] = &[
     step("test", &["cargo", "nextest", "run", "--workspace", "--all-features"]),
-    step("doctest", &["cargo", "test", "--workspace", "--all-features", "--doc"]),
+    step("test", &["cargo", "test", "--workspace", "--all-features", "--doc"]),
 ];
 const TESTS_CARGO: &[Step] = &[step("test", &["cargo", "test", "--workspace", "--all-features"])];
 
