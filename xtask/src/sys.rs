@@ -31,8 +31,8 @@ pub(crate) struct FreshMemory {
 }
 
 impl FreshMemory {
-    /// Maps `len` bytes and asks for huge pages, or for none.
-    pub(crate) fn new(len: usize, huge: bool) -> io::Result<Self> {
+    /// Maps `len` bytes and asks for huge pages.
+    pub(crate) fn new(len: usize) -> io::Result<Self> {
         let mapped_len = len
             .checked_add(HUGE_PAGE)
             .ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
@@ -53,9 +53,8 @@ impl FreshMemory {
         }
         let start = mapping.align_offset(HUGE_PAGE);
         let memory = Self { mapping, mapped_len, start, len };
-        let advice = if huge { libc::MADV_HUGEPAGE } else { libc::MADV_NOHUGEPAGE };
         // SAFETY: the range is the whole mapping made above; the advice changes no contents.
-        let refused = unsafe { libc::madvise(mapping, mapped_len, advice) };
+        let refused = unsafe { libc::madvise(mapping, mapped_len, libc::MADV_HUGEPAGE) };
         if refused != 0 {
             return Err(io::Error::last_os_error());
         }
@@ -187,7 +186,7 @@ mod tests {
 
     #[test]
     fn fresh_memory_is_aligned_zeroed_and_writable() {
-        let mut memory = FreshMemory::new(3 * HUGE_PAGE + 5, true).unwrap();
+        let mut memory = FreshMemory::new(3 * HUGE_PAGE + 5).unwrap();
         let bytes = memory.as_mut_slice();
         assert_eq!(bytes.len(), 3 * HUGE_PAGE + 5);
         assert_eq!(bytes.as_ptr().align_offset(HUGE_PAGE), 0);

@@ -21,7 +21,7 @@ use super::{Common, chart, raw, raw_write};
 use crate::interop::Python;
 use crate::product::{self, Product, Transfer};
 use crate::report::{mebibytes, parse_size};
-use crate::{sys, workspace};
+use crate::workspace;
 
 /// The reference that we are measured against.
 pub(super) const REFERENCE: &str = "2.12.1";
@@ -113,18 +113,6 @@ pub(super) fn publish(
 pub(super) fn load_average() -> f64 {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(0.0)
-}
-
-/// Memory-backed storage if there is room for checkpoint, file, copy and one load.
-pub(super) fn parent(dir: Option<&Path>, size: u64) -> Result<PathBuf> {
-    let shared_memory = Path::new("/dev/shm");
-    match dir {
-        Some(dir) => Ok(dir.to_owned()),
-        None if sys::free_bytes(shared_memory).is_ok_and(|free| free / 4 > size) => {
-            Ok(shared_memory.to_owned())
-        }
-        None => workspace::target(),
-    }
 }
 
 /// The model in both forms, and where saves go.

@@ -11,11 +11,12 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::local::{load_average, parent, publish, timed};
+use super::local::{load_average, publish, timed};
 use super::rounds::{Contender, Sample, Target, alternate};
 use super::{Common, raw};
 use crate::interop::Python;
 use crate::product::{self, Product, Transfer};
+use crate::{sys, workspace};
 
 /// What the task asks for: a swap in a running server.
 const WANTED_MILLISECONDS: f64 = 20.0;
@@ -77,6 +78,18 @@ pub(super) fn run(args: &Args) -> Result<()> {
         Target::at_least("verified load, fresh process: times safetensors", 1.0, plain / fresh),
     ];
     publish(&args.common, &parent, load_before, bytes(), &series, &targets)
+}
+
+/// Memory-backed storage if there is room for checkpoint, file, copy and one load.
+fn parent(dir: Option<&Path>, size: u64) -> Result<PathBuf> {
+    let shared_memory = Path::new("/dev/shm");
+    match dir {
+        Some(dir) => Ok(dir.to_owned()),
+        None if sys::free_bytes(shared_memory).is_ok_and(|free| free / 4 > size) => {
+            Ok(shared_memory.to_owned())
+        }
+        None => workspace::target(),
+    }
 }
 
 fn contenders<'a>(

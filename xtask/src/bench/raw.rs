@@ -28,9 +28,6 @@ pub(crate) struct Args {
     file: PathBuf,
     #[arg(long, default_value_t = 2)]
     threads: usize,
-    /// Fresh memory in 4 KiB pages instead of huge ones
-    #[arg(long)]
-    small_pages: bool,
 }
 
 /// What one raw read took.
@@ -51,7 +48,7 @@ fn read(args: &Args) -> Result<(f64, u64)> {
     let start = Instant::now();
     let file = File::open(&args.file)?;
     let bytes = file.metadata()?.len();
-    let mut memory = FreshMemory::new(usize::try_from(bytes)?, !args.small_pages)?;
+    let mut memory = FreshMemory::new(usize::try_from(bytes)?)?;
     let pieces = Mutex::new(memory.as_mut_slice().chunks_mut(PIECE).zip((0..).step_by(PIECE)));
     std::thread::scope(|scope| {
         let reader = || -> Result<()> {
@@ -82,7 +79,7 @@ pub(crate) struct TouchArgs {
 
 /// Takes memory, touches every page of it and gives it back.
 pub(crate) fn touch(args: &TouchArgs) -> Result<()> {
-    let mut memory = FreshMemory::new(usize::try_from(args.bytes)?, true)?;
+    let mut memory = FreshMemory::new(usize::try_from(args.bytes)?)?;
     for page in memory.as_mut_slice().chunks_mut(4096) {
         page[0] = 1;
     }
@@ -103,13 +100,12 @@ pub(super) fn settle(bytes: u64) -> Result<()> {
 
 /// The baseline: two threads into huge pages.
 pub(crate) fn contender(file: &Path) -> Contender<'_> {
-    Contender::new(NAME, || fresh_process(file, &[]))
+    Contender::new(NAME, || fresh_process(file))
 }
 
-fn fresh_process(file: &Path, options: &[&str]) -> Result<Sample> {
+fn fresh_process(file: &Path) -> Result<Sample> {
     let mut command = Command::new(std::env::current_exe().context("this program")?);
-    command.arg("raw-read").arg(file).args(options);
-    let finished = sys::run_measured(&mut command)?;
+    let finished = sys::run_measured(command.arg("raw-read").arg(file))?;
     if !finished.status.success() {
         bail!("raw-read: {}", finished.stderr.trim());
     }
@@ -129,12 +125,12 @@ mod tests {
         for len in [1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE] {
             let file = folder.path().join(len.to_string());
             std::fs::write(&file, vec![7; len]).unwrap();
-            for (threads, small_pages) in [(1, true), (2, false)] {
-                let args = Args { file: file.clone(), threads, small_pages };
+            for threads in [1, 2] {
+                let args = Args { file: file.clone(), threads };
                 assert_eq!(read(&args).unwrap().1, len as u64);
             }
         }
-        let missing = Args { file: folder.path().join("no"), threads: 2, small_pages: false };
+        let missing = Args { file: folder.path().join("no"), threads: 2 };
         assert!(read(&missing).is_err());
     }
 }

@@ -59,7 +59,7 @@ pub(super) struct Timing {
 /// Downloads once into fresh huge-page memory and prints the [`Timing`].
 pub(crate) fn download(args: &DownloadArgs) -> Result<()> {
     let start = Instant::now();
-    let mut memory = FreshMemory::new(usize::try_from(args.bytes)?, true)?;
+    let mut memory = FreshMemory::new(usize::try_from(args.bytes)?)?;
     let pieces = Mutex::new(memory.as_mut_slice().chunks_mut(RANGE).zip((0..).step_by(RANGE)));
     in_parallel(args.connections, || {
         let mut connection = Connection::open(&args.url)?;
