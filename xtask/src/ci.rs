@@ -93,6 +93,7 @@ const AFTER_TESTS: &[Step] = &[
     step("roundtrip", &["xtask", "roundtrip"]),
     // Packs what `roundtrip` has built, as a release does.
     step("package", &["sh", "-c", PACKAGE]),
+    step("candle", &["xtask", "candle"]),
     step("interop", &["xtask", "interop"]),
     step("unchanged", &["git", "diff", "--exit-code"]),
 ];

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod bench;
+mod candle;
 mod ci;
 mod fixtures;
 mod gpu_test;
@@ -34,6 +35,8 @@ enum Command {
     Roundtrip(roundtrip::Args),
     /// Check both directions against the reference Python package, 2.10.1 and 2.12.1
     Interop(interop::Args),
+    /// Run the example on candle with weights from disk and from S3
+    Candle,
     /// Measure us, the raw baseline and the peers in one run
     Bench(bench::Args),
     /// Build a kit that tests and measures a GPU machine
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Roundtrip(args) => roundtrip::run(&args),
         Command::Interop(args) => interop::run(&args),
+        Command::Candle => candle::run(),
         Command::Bench(args) => bench::run(&args),
         Command::GpuTest(args) => gpu_test::run(&args),
         Command::Fixtures(args) => fixtures::run(&args),

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use candle_core::{D, DType, Device, Result, Tensor};
 
 /// What `config.json` says, as far as it is needed.
-#[derive(Debug, serde::Deserialize)]
+#[derive(Clone, Debug, serde::Deserialize)]
 pub struct Config {
     hidden_size: usize,
     num_hidden_layers: usize,

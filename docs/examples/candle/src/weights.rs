@@ -1,4 +1,4 @@
-//! Tensors of candle from a `.tensors` file, wherever it is.
+//! Tensors of candle, by their names, as 32-bit floats: from a `.tensors` file wherever it is, or by candle's own loader.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -7,8 +7,8 @@ use candle_core::{DType, Device, Tensor};
 use tz_format::{Dtype, Element, Limits};
 use tz_io::{Location, ReadOptions, Selection, TensorFile};
 
-/// Every tensor by its name, as 32-bit floats: hashes are checked on the way.
-pub fn load(uri: &str, device: &Device) -> Result<HashMap<String, Tensor>, Box<dyn Error>> {
+/// From disk, HTTP(S) or an object store; the stored hashes are checked on the way.
+pub fn by_tz(uri: &str, device: &Device) -> Result<HashMap<String, Tensor>, Box<dyn Error>> {
     let file = TensorFile::open(&Location::parse(uri)?, &Limits::default())?;
     let tensors = file.load(&Selection::all(), &ReadOptions::default())?;
     let mut weights = HashMap::new();
@@ -19,6 +19,15 @@ pub fn load(uri: &str, device: &Device) -> Result<HashMap<String, Tensor>, Box<d
         let bytes = tensor.bytes();
         let weight = Tensor::from_raw_buffer(bytes, dtype(entry.dtype)?, &shape, device)?;
         weights.insert(entry.path.to_string(), weight.to_dtype(DType::F32)?);
+    }
+    Ok(weights)
+}
+
+/// From a safetensors file, without anything of `tz`.
+pub fn by_candle(path: &str, device: &Device) -> Result<HashMap<String, Tensor>, Box<dyn Error>> {
+    let mut weights = candle_core::safetensors::load(path, device)?;
+    for weight in weights.values_mut() {
+        *weight = weight.to_dtype(DType::F32)?;
     }
     Ok(weights)
 }
