@@ -76,6 +76,25 @@ const PACKAGE: &str =
     r#"t=${CARGO_TARGET_DIR:-target}; .ci/package "$t/release/tz-cli" local "$t/dist""#;
 
 const AFTER_TESTS: &[Step] = &[
+    // Each row of each criterion bench once, with what the tests have built; nothing is measured. The bench `copy` of
+    // tz-gpu needs a device.
+    step(
+        "benches",
+        &[
+            "cargo",
+            "test",
+            "--workspace",
+            "--all-features",
+            "--bench",
+            "codec",
+            "--bench",
+            "hash",
+            "--bench",
+            "chunk",
+            "--bench",
+            "plan",
+        ],
+    ),
     Step {
         name: "doc",
         command: &[
