@@ -7,6 +7,7 @@ use anyhow::Result;
 use clap::Subcommand;
 
 mod chart;
+mod cold;
 mod convert;
 mod crypto;
 mod hollow;

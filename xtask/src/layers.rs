@@ -44,6 +44,7 @@ const LAYERS: &[Layer] = &[
     Layer { name: "tz-cli", may_use: LIBRARIES, out_of_reach: &[] },
     Layer { name: "xtask", may_use: LIBRARIES, out_of_reach: &[] },
     Layer { name: "xtask-s3-server", may_use: &[], out_of_reach: &[] },
+    Layer { name: "fuzz-harness", may_use: LIBRARIES, out_of_reach: &[] },
 ];
 
 const LIBRARIES: &[&str] =

@@ -1,22 +1,20 @@
-//! The system calls that std lacks: huge-page memory, free and reserved space, the resource use of one child.
-//! The only file of xtask with `unsafe`; everything in it is safe to call.
-#![allow(
-    unsafe_code,
-    reason = "mmap, madvise, statvfs, fallocate and wait4 have no safe wrapper in std"
-)]
+//! The system calls that std lacks: huge-page memory, free and reserved space, the page cache, children and their
+//! memory. All `unsafe` of xtask is here; everything in it is safe to call.
+#![allow(unsafe_code, reason = "mmap, madvise, statvfs and fallocate have no safe wrapper in std")]
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+mod cache;
+mod child;
+
+pub(crate) use cache::drop_cached;
+pub(crate) use child::{Finished, run_measured};
 
 /// The size and alignment of a huge page on x86-64 and on aarch64 with 4 KiB base pages.
 const HUGE_PAGE: usize = 2 << 20;
@@ -78,39 +76,6 @@ impl Drop for FreshMemory {
     }
 }
 
-/// What one finished child process did and used.
-#[derive(Debug)]
-pub(crate) struct Finished {
-    pub(crate) status: ExitStatus,
-    pub(crate) stdout: String,
-    pub(crate) stderr: String,
-    pub(crate) wall: Duration,
-    /// High-water mark of resident memory. The kernel counts the moment before `exec` in, so it is
-    /// never below this process's own, which is small.
-    pub(crate) peak_bytes: u64,
-}
-
-/// Runs a command to its end with both outputs captured; standard input is as the caller set it.
-pub(crate) fn run_measured(command: &mut Command) -> Result<Finished> {
-    let start = Instant::now();
-    let mut child = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .with_context(|| format!("starting {}", command.get_program().display()))?;
-    let stdout = drain(child.stdout.take());
-    let stderr = drain(child.stderr.take());
-    let (status, usage) = wait(child.id())?;
-    let wall = start.elapsed();
-    Ok(Finished {
-        status,
-        stdout: join(stdout),
-        stderr: join(stderr),
-        wall,
-        peak_bytes: u64::try_from(usage.ru_maxrss).unwrap_or(0).saturating_mul(1024),
-    })
-}
-
 /// Bytes that this user may still write to the file system of `path`.
 pub(crate) fn free_bytes(path: &Path) -> io::Result<u64> {
     let path = CString::new(path.as_os_str().as_bytes())?;
@@ -141,45 +106,6 @@ pub(crate) fn reserve(file: &File, len: u64) -> io::Result<()> {
     Ok(())
 }
 
-type Drain = std::thread::JoinHandle<Vec<u8>>;
-
-/// Reads a pipe on a thread of its own, so that a child that fills both never blocks.
-fn drain<R: Read + Send + 'static>(pipe: Option<R>) -> Option<Drain> {
-    pipe.map(|mut pipe| {
-        std::thread::spawn(move || {
-            let mut bytes = Vec::new();
-            // A broken pipe ends the text early; the exit status then says what happened.
-            let _ = pipe.read_to_end(&mut bytes);
-            bytes
-        })
-    })
-}
-
-fn join(thread: Option<Drain>) -> String {
-    let bytes = thread.and_then(|thread| thread.join().ok()).unwrap_or_default();
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-fn wait(pid: u32) -> Result<(ExitStatus, libc::rusage)> {
-    let pid = libc::pid_t::try_from(pid).context("process id")?;
-    loop {
-        let mut status = 0;
-        let mut usage = MaybeUninit::<libc::rusage>::zeroed();
-        // SAFETY: both pointers are to live locals of the types that wait4 fills; the child is
-        // ours and nobody else waits for it.
-        let waited = unsafe { libc::wait4(pid, &raw mut status, 0, usage.as_mut_ptr()) };
-        if waited == pid {
-            // SAFETY: wait4 succeeded and filled it; all-zero was a valid value before, too.
-            let usage = unsafe { usage.assume_init() };
-            return Ok((ExitStatus::from_raw(status), usage));
-        }
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error).context("wait4");
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -198,16 +124,5 @@ mod tests {
     fn free_space_is_known_where_there_is_a_folder() {
         assert!(free_bytes(Path::new("/")).is_ok());
         assert!(free_bytes(Path::new("/no/such/folder")).is_err());
-    }
-
-    #[test]
-    fn a_child_is_measured_and_its_words_kept() {
-        let mut command = Command::new("sh");
-        command.args(["-c", "echo out; echo err >&2; exit 3"]);
-        let finished = run_measured(&mut command).unwrap();
-        assert_eq!(finished.status.code(), Some(3));
-        assert_eq!(finished.stdout, "out\n");
-        assert_eq!(finished.stderr, "err\n");
-        assert!(finished.peak_bytes > 0);
     }
 }

@@ -26,9 +26,11 @@ pub(super) fn svg(title: &str, series: &[Series]) -> String {
     for (series, y) in series.iter().zip((0..).map(|row| MARGIN + ROW * (f64::from(row) + 1.0))) {
         let (low, high) = series.range();
         let median = series.median_seconds();
-        let color = if series.name.starts_with("tz-cli") {
+        // Names may begin with where the bytes come from.
+        let what = series.name.split_once(": ").map_or(&*series.name, |(_, what)| what);
+        let color = if what.starts_with("tz-cli") {
             "#2f6f9f"
-        } else if series.name.starts_with("raw") || series.name.starts_with("plain") {
+        } else if ["raw", "plain", "pinned"].iter().any(|baseline| what.starts_with(baseline)) {
             "#9a9a9a"
         } else {
             "#d9a441"

@@ -17,7 +17,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::rounds::{Contender, Sample, Series, Target, alternate_after, render, render_targets};
-use super::{Common, chart, raw, raw_write};
+use super::{Common, chart, cold, raw, raw_write};
 use crate::interop::Python;
 use crate::product::{self, Product, Transfer};
 use crate::report::{mebibytes, parse_size};
@@ -41,6 +41,9 @@ pub(super) struct Args {
     /// Time fastsafetensors and the Run:ai Model Streamer too; installs them into the environment first
     #[arg(long)]
     peers: bool,
+    /// Load from a cold page cache too
+    #[arg(long)]
+    cold: bool,
     #[command(flatten)]
     common: Common,
 }
@@ -71,7 +74,13 @@ pub(super) fn run(args: &Args) -> Result<()> {
         python.add_peers()?;
         contenders.extend(peers(&python, &files));
     }
-    let series = alternate_after(&contenders, args.common.rounds, || raw::settle(2 * files.bytes))?;
+    let (rounds, settled) = (args.common.rounds, 2 * files.bytes);
+    let mut series = alternate_after(&contenders, rounds, || raw::settle(settled))?;
+    if args.cold {
+        contenders.retain(|load| COLD.contains(&&*load.name) || is_peer(&load.name));
+        let sources = [&*files.tensors, &files.checkpoint];
+        series.extend(cold::measure(contenders, &sources, rounds, settled)?);
+    }
     let targets = targets(&series)?;
     publish(&args.common, &parent, load_before, files.bytes, &series, &targets)
 }
@@ -86,7 +95,7 @@ pub(super) fn publish(
     targets: &[Target],
 ) -> Result<()> {
     println!(
-        "{} of tensors in {}, {} rounds, medians; warm cache; fresh process every time",
+        "{} of tensors in {}, {} rounds, medians; warm cache where it does not say cold; fresh process every time",
         mebibytes(bytes),
         parent.display(),
         common.rounds,
@@ -160,6 +169,20 @@ const OURS_LIMITED: &str = "tz-cli serialize --memory-limit 256MiB";
 const RAW_WRITE: &str = "raw write, 2 threads";
 const RAW_SYNCED: &str = "raw write, 2 threads, fsync";
 const THEIRS_SAVED: &str = "tensorizer save";
+const CLONED: &str = "safetensors, cloned";
+const PEERS: [(&str, &str); 2] =
+    [("fastsafetensors, CPU", "fastsafetensors"), ("Run:ai Model Streamer, cloned", "runai")];
+/// What is loaded from a cold cache, too.
+const COLD: [&str; 8] = [
+    raw::NAME,
+    OURS,
+    OURS_VERIFIED,
+    OURS_MAPPED,
+    "tensorizer, 2 readers",
+    "tensorizer, default readers",
+    MAPPED,
+    CLONED,
+];
 const SAVE: [&str; 3] = ["save", "--reference", REFERENCE];
 
 fn loads<'a>(product: &'a Product, python: &'a Python, files: &'a Files) -> Vec<Contender<'a>> {
@@ -201,9 +224,7 @@ fn loads<'a>(product: &'a Product, python: &'a Python, files: &'a Files) -> Vec<
             contenders.push(Contender::new(&name, move || timed(python, files.bytes, &arguments)));
         }
     }
-    for (name, options) in
-        [(MAPPED, &["safetensors"][..]), ("safetensors, cloned", &["safetensors", "--clone"])]
-    {
+    for (name, options) in [(MAPPED, &["safetensors"][..]), (CLONED, &["safetensors", "--clone"])] {
         let arguments = joined(options, &[&files.checkpoint]);
         contenders.push(Contender::new(name, move || timed(python, files.bytes, &arguments)));
     }
@@ -216,9 +237,11 @@ fn peers<'a>(python: &'a Python, files: &'a Files) -> Vec<Contender<'a>> {
         let arguments = joined(&["peer", peer], &[&files.checkpoint]);
         Contender::new(name, move || timed(python, files.bytes, &arguments))
     };
-    [("fastsafetensors, CPU", "fastsafetensors"), ("Run:ai Model Streamer, cloned", "runai")]
-        .map(peer)
-        .into()
+    PEERS.map(peer).into()
+}
+
+fn is_peer(name: &str) -> bool {
+    PEERS.iter().any(|(peer, _)| *peer == name)
 }
 
 fn saves<'a>(product: &'a Product, python: &'a Python, files: &'a Files) -> Vec<Contender<'a>> {
@@ -292,7 +315,7 @@ fn targets(series: &[Series]) -> Result<Vec<Target>> {
     let default = format!("{THEIRS}default readers");
     let limit = parse_size(MEMORY_LIMIT).map_err(anyhow::Error::msg)? + MEMORY_SLACK;
     let peak = one(OURS_LIMITED)?.peak_bytes();
-    Ok(vec![
+    let mut targets = vec![
         Target::at_least("load: speed as a share of the raw read", 0.9, median(raw::NAME)? / ours),
         Target::at_least("load: times the reference's best setting", 3.5, best(THEIRS)? / ours),
         Target::at_least("verified load: times the reference's, on its file", 8.0, their_file),
@@ -323,7 +346,13 @@ fn targets(series: &[Series]) -> Result<Vec<Target>> {
             median(RAW_SYNCED)? / median(OURS_SYNCED)?,
         ),
         Target::at_most_mebibytes("save: peak memory at 256MiB", limit, peak),
-    ])
+    ];
+    let cold = |name: &str| median(&format!("{}{name}", cold::COLD));
+    if let Ok(raw) = cold(raw::NAME) {
+        let what = "cold load: speed as a share of the cold raw read";
+        targets.push(Target::at_least(what, 0.9, raw / cold(OURS)?));
+    }
+    Ok(targets)
 }
 
 fn joined(words: &[&str], paths: &[&Path]) -> Vec<OsString> {
