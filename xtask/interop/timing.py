@@ -5,6 +5,8 @@
 
 import argparse
 import json
+import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -92,7 +94,11 @@ def fastsafetensors_load(source):
 
 
 def runai_load(source):
-    """Cloned, since the streamer uses its memory again."""
+    """Cloned, since the streamer uses its memory again. Files, or objects of the server that `AWS_*` name."""
+    if "AWS_ENDPOINT_URL_S3" in os.environ:
+        # The streamer knows the older variable alone; servers of a check have their buckets in the path.
+        os.environ["AWS_ENDPOINT_URL"] = os.environ["AWS_ENDPOINT_URL_S3"]
+        os.environ["RUNAI_STREAMER_S3_USE_VIRTUAL_ADDRESSING"] = "0"
     from runai_model_streamer import SafetensorsStreamer
 
     start = time.perf_counter()
@@ -102,12 +108,27 @@ def runai_load(source):
     return time.perf_counter() - start, total_bytes(tensors.values())
 
 
-PEERS = {"fastsafetensors": fastsafetensors_load, "runai": runai_load}
+def curl_load(source):
+    """What safetensors offers for files on a server: curl brings one after the other, safetensors makes copies."""
+    import safetensors.torch
+
+    start = time.perf_counter()
+    tensors = {}
+    for url in source:
+        data = subprocess.run(["curl", "-sSf", url], check=True, stdout=subprocess.PIPE).stdout
+        tensors |= safetensors.torch.load(data)
+    return time.perf_counter() - start, total_bytes(tensors.values())
+
+
+PEERS = {"fastsafetensors": fastsafetensors_load, "runai": runai_load, "curl": curl_load}
 
 
 def peer_load(arguments):
     sys.path.insert(0, str(Path(sys.prefix) / "peers"))
-    return PEERS[arguments.peer](sorted(Path(arguments.source).glob("*.safetensors")))
+    source = arguments.source
+    if len(source) == 1 and Path(source[0]).is_dir():
+        source = sorted(Path(source[0]).glob("*.safetensors"))
+    return PEERS[arguments.peer](source)
 
 
 def main():
@@ -131,7 +152,7 @@ def main():
     job.set_defaults(run=safetensors_load)
     job = jobs.add_parser("peer")
     job.add_argument("peer", choices=PEERS)
-    job.add_argument("source", help="a folder of safetensors files")
+    job.add_argument("source", nargs="+", help="a folder of safetensors files, or where each lies")
     job.set_defaults(run=peer_load)
     arguments = parser.parse_args()
 

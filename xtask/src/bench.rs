@@ -10,10 +10,13 @@ mod chart;
 mod cold;
 mod convert;
 mod crypto;
+mod gpu;
 mod hollow;
 mod limits;
 mod local;
 mod lora;
+mod outcome;
+mod processes;
 mod raw;
 mod raw_write;
 mod remote;
@@ -48,6 +51,8 @@ enum Kind {
     Limits(limits::Args),
     /// Load by number of tensors, size of one, readers and memory limit
     Scaling(scaling::Args),
+    /// Load onto a GPU, beside copies from pinned memory
+    Gpu(gpu::Args),
     /// Load a packed rank-16 adapter of a 7B model, warm
     Lora(lora::Args),
 }
@@ -75,6 +80,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         Kind::Convert(args) => convert::run(args),
         Kind::Limits(args) => limits::run(args),
         Kind::Scaling(args) => scaling::run(args),
+        Kind::Gpu(args) => gpu::run(args),
         Kind::Lora(args) => lora::run(args),
     }
 }

@@ -53,18 +53,22 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     std::fs::create_dir_all(&kit).with_context(|| kit.display().to_string())?;
 
-    println!("Building the suite, the measurements, the C interface and tz-cli.");
+    println!("Building the suite, the measurements, the C interface, tz-cli and xtask.");
     // One set of features, so that nothing is compiled twice.
     let features = "--features=cuda,testing,capi";
     let tests = ["test", "--release", "--no-run", "-p", "tz-gpu", "--test=gpu", "--bench=copy"];
     let example = ["build", "--release", "-p", "tz-gpu", "--example=dlpack"];
-    let product = ["build", "--release", "-p", "tz-cli"];
+    let product = ["build", "--release", "-p", "tz-cli", "-p", "xtask"];
     let mut built = build(&tests, &[features])?;
     built.extend(build(&example, &[features])?);
     built.extend(build(&product, &[])?);
-    for (target, name) in
-        [("gpu", "gpu"), ("copy", "copy"), ("dlpack", "libdlpack.so"), ("tz-cli", "tz-cli")]
-    {
+    for (target, name) in [
+        ("gpu", "gpu"),
+        ("copy", "copy"),
+        ("dlpack", "libdlpack.so"),
+        ("tz-cli", "tz-cli"),
+        ("xtask", "xtask"),
+    ] {
         let found = built.iter().find(|artifact| artifact.target == target);
         let path = found.with_context(|| format!("cargo built no {target}"))?;
         copy(&path.file, &kit.join(name))?;

@@ -25,8 +25,7 @@ pub(super) fn measure(
     rounds: u32,
     settled: u64,
 ) -> Result<Vec<Series>> {
-    let files = files(sources)?;
-    if let Err(error) = forget(&files) {
+    if let Err(error) = forget(sources) {
         println!("no rows of a cold cache: {error:#}");
         return Ok(Vec::new());
     }
@@ -37,7 +36,7 @@ pub(super) fn measure(
     let contenders: Vec<_> = named.collect();
     alternate_after(&contenders, rounds, || {
         raw::settle(settled)?;
-        forget(&files)
+        forget(sources)
     })
 }
 
@@ -56,9 +55,10 @@ fn files(sources: &[&Path]) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn forget(files: &[PathBuf]) -> Result<()> {
-    for file in files {
-        let kept = sys::drop_cached(file).with_context(|| file.display().to_string())?;
+/// Takes files and folders out of the cache; fails where any of it stays.
+pub(super) fn forget(sources: &[&Path]) -> Result<()> {
+    for file in files(sources)? {
+        let kept = sys::drop_cached(&file).with_context(|| file.display().to_string())?;
         if kept > 0 {
             bail!("{} of {} stay in memory", mebibytes(kept), file.display());
         }

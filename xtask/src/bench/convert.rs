@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
 
-use super::hollow;
+use super::{cold, hollow};
 use crate::product::{self, Product};
 use crate::report::{Checks, gigabytes_per_second, mebibytes, parse_size};
 use crate::sys::{self, Finished};
@@ -55,7 +55,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let mut sums = (0.0, 0.0);
     for round in 1..=args.rounds {
         checks.check(format!("round {round}: dd bs=1M, synced"), || {
-            forget(&model)?;
+            cold::forget(&[&model])?;
             let (finished, rate) = alone(&output, bytes, &mut copy(&model, &output))?;
             if !finished.status.success() {
                 bail!("{}", finished.stderr);
@@ -75,7 +75,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
                 MEMORY_LIMIT.as_ref(),
                 "-v".as_ref(),
             ];
-            forget(&model)?;
+            cold::forget(&[&model])?;
             let (finished, rate) = alone(&output, bytes, &mut product.command(&arguments))?;
             let finished = product::succeeded(finished, &arguments)?;
             sums.1 += finished.wall.as_secs_f64();
@@ -124,14 +124,6 @@ fn copy(model: &Path, output: &Path) -> Command {
 fn warm_up(model: &Path) -> Result<()> {
     let finished =
         sys::run_measured(&mut shell(r#"cat "$0"/*.safetensors > /dev/null"#, &[model]))?;
-    if finished.status.success() { Ok(()) } else { bail!("{}", finished.stderr) }
-}
-
-/// Makes the system forget what it has read of the checkpoint.
-fn forget(model: &Path) -> Result<()> {
-    let script = r#"for shard in "$0"/*.safetensors; do
-        dd if="$shard" iflag=nocache count=0 status=none || exit 1; done"#;
-    let finished = sys::run_measured(&mut shell(script, &[model]))?;
     if finished.status.success() { Ok(()) } else { bail!("{}", finished.stderr) }
 }
 

@@ -7,12 +7,14 @@
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use super::Common;
-use super::local::{REFERENCE, load_average, publish, timed};
+use super::local::{REFERENCE, WARM, timed};
+use super::outcome::Outcome;
+use super::processes::loaded;
 use super::raw;
-use super::rounds::{Contender, Sample, Series, Target, alternate_after};
+use super::rounds::{Contender, Series, Target, alternate_after};
 use crate::interop::Python;
 use crate::product::{self, Product, Transfer};
 use crate::report::parse_size;
@@ -43,15 +45,15 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<()> {
     let python = Python::ready()?;
     let product = Product::build()?;
-    let load_before = load_average();
     let parent = args.dir.clone().map_or_else(workspace::target, Ok)?;
+    let outcome = Outcome::expected(&parent, WARM);
     let folder = tempfile::Builder::new().prefix("tz-bench-").tempdir_in(&parent)?;
     let files = Files::make(&product, folder.path().to_owned(), args.size)?;
     let settled = || raw::settle(2 * files.bytes);
     let contenders = contenders(&product, &python, &files);
     let series = alternate_after(&contenders, args.common.rounds, settled)?;
     let targets = targets(&series)?;
-    publish(&args.common, &parent, load_before, files.bytes, &series, &targets)
+    outcome.publish(&args.common, files.bytes, series, targets)
 }
 
 /// The model three times, and the key of two of them.
@@ -120,17 +122,6 @@ fn contenders<'a>(
         contenders.push(Contender::new(&name, move || timed(python, files.bytes, &arguments)));
     }
     contenders
-}
-
-/// One load by us, which must have kept all bytes.
-fn loaded(product: &Product, bytes: u64, arguments: &[OsString]) -> Result<Sample> {
-    let finished = product.run(arguments)?;
-    let (wall, peak_bytes) = (finished.wall, finished.peak_bytes);
-    let load: Transfer = product::parse(finished, arguments)?;
-    if load.bytes != bytes || load.streamed {
-        bail!("not all {bytes} bytes in memory: {load:?}");
-    }
-    Ok(Sample { seconds: load.seconds, process_seconds: wall.as_secs_f64(), peak_bytes })
 }
 
 fn targets(series: &[Series]) -> Result<Vec<Target>> {

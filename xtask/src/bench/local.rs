@@ -13,15 +13,19 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
-use serde::{Deserialize, Serialize};
+use anyhow::{Context, Result};
 
-use super::rounds::{Contender, Sample, Series, Target, alternate_after, render, render_targets};
-use super::{Common, chart, cold, raw, raw_write};
+use super::outcome::Outcome;
+use super::processes::{self, loaded, ran};
+use super::rounds::{Contender, Sample, Series, Target, alternate_after};
+use super::{Common, cold, raw, raw_write};
 use crate::interop::Python;
 use crate::product::{self, Product, Transfer};
-use crate::report::{mebibytes, parse_size};
+use crate::report::parse_size;
 use crate::workspace;
+
+/// Where the bytes are, in titles.
+pub(super) const WARM: &str = "warm cache where it does not say cold";
 
 /// The reference that we are measured against.
 pub(super) const REFERENCE: &str = "2.12.1";
@@ -48,23 +52,11 @@ pub(super) struct Args {
     common: Common,
 }
 
-/// What `--json` saves.
-#[derive(Serialize)]
-struct Report<'a> {
-    schema: u32,
-    bytes: u64,
-    /// Processes that wanted to run in the minute before; above 1 the figures mean little.
-    load_before: f64,
-    folder: &'a Path,
-    series: &'a [Series],
-    targets: &'a [Target],
-}
-
 pub(super) fn run(args: &Args) -> Result<()> {
     let python = Python::ready()?;
     let product = Product::build()?;
-    let load_before = load_average();
     let parent = args.dir.clone().map_or_else(workspace::target, Ok)?;
+    let outcome = Outcome::expected(&parent, WARM);
     let folder = tempfile::Builder::new().prefix("tz-bench-").tempdir_in(&parent)?;
     let files = Files::make(&product, &python, folder.path(), args.size)?;
 
@@ -82,46 +74,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         series.extend(cold::measure(contenders, &sources, rounds, settled)?);
     }
     let targets = targets(&series)?;
-    publish(&args.common, &parent, load_before, files.bytes, &series, &targets)
-}
-
-/// Prints the figures, and saves them where that was asked for.
-pub(super) fn publish(
-    common: &Common,
-    parent: &Path,
-    load_before: f64,
-    bytes: u64,
-    series: &[Series],
-    targets: &[Target],
-) -> Result<()> {
-    println!(
-        "{} of tensors in {}, {} rounds, medians; warm cache where it does not say cold; fresh process every time",
-        mebibytes(bytes),
-        parent.display(),
-        common.rounds,
-    );
-    println!("{}\n{}", render(series, bytes), render_targets(targets));
-    if load_before > 1.0 {
-        println!(
-            "The machine was busy before it began (load {load_before}): do not quote this run."
-        );
-    }
-    if let Some(path) = &common.chart {
-        let title = format!("{} of tensors, warm, seconds", mebibytes(bytes));
-        fs::write(path, chart::svg(&title, series)).with_context(|| path.display().to_string())?;
-    }
-    if let Some(path) = &common.json {
-        let report = Report { schema: 1, bytes, load_before, folder: parent, series, targets };
-        fs::write(path, serde_json::to_string_pretty(&report)?)
-            .with_context(|| path.display().to_string())?;
-    }
-    Ok(())
-}
-
-/// The one-minute load average; unknown counts as idle.
-pub(super) fn load_average() -> f64 {
-    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    text.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(0.0)
+    outcome.publish(&args.common, files.bytes, series, targets)
 }
 
 /// The model in both forms, and where saves go.
@@ -191,14 +144,7 @@ fn loads<'a>(product: &'a Product, python: &'a Python, files: &'a Files) -> Vec<
             let mut arguments = vec!["deserialize".as_ref(), file.as_os_str()];
             arguments.push("--json".as_ref());
             arguments.extend(options.iter().map(OsStr::new));
-            let finished = product.run(&arguments)?;
-            let (wall, peak_bytes) = (finished.wall, finished.peak_bytes);
-            let load: Transfer = product::parse(finished, &arguments)?;
-            if load.bytes != files.bytes || load.streamed {
-                bail!("not all {} bytes in memory: {load:?}", files.bytes);
-            }
-            let process_seconds = wall.as_secs_f64();
-            Ok(Sample { seconds: load.seconds, process_seconds, peak_bytes })
+            loaded(product, files.bytes, &arguments)
         }
     };
     let mut contenders = vec![
@@ -252,12 +198,9 @@ fn saves<'a>(product: &'a Product, python: &'a Python, files: &'a Files) -> Vec<
             arguments.push(files.saved.as_os_str());
             arguments.extend(options.iter().map(OsStr::new));
             arguments.push("--json".as_ref());
-            let finished = product.run(&arguments)?;
+            let sample = ran(product, &arguments, |save: &Transfer| Ok(save.seconds));
             remove(&files.saved)?;
-            let (wall, peak_bytes) = (finished.wall, finished.peak_bytes);
-            let save: Transfer = product::parse(finished, &arguments)?;
-            let process_seconds = wall.as_secs_f64();
-            Ok(Sample { seconds: save.seconds, process_seconds, peak_bytes })
+            sample
         }
     };
     let arguments = joined(&SAVE, &[&files.checkpoint, &files.saved]);
@@ -278,21 +221,7 @@ fn saves<'a>(product: &'a Product, python: &'a Python, files: &'a Files) -> Vec<
 
 /// One run of `timing.py`, which must have handled all bytes.
 pub(super) fn timed(python: &Python, bytes: u64, arguments: &[OsString]) -> Result<Sample> {
-    #[derive(Deserialize)]
-    struct Timing {
-        seconds: f64,
-        bytes: u64,
-    }
-    let finished = python.run("timing.py", arguments)?;
-    let (process_seconds, peak_bytes) = (finished.wall.as_secs_f64(), finished.peak_bytes);
-    if !finished.status.success() {
-        bail!("timing.py: {}", finished.stderr.trim());
-    }
-    let timing: Timing = serde_json::from_str(&finished.stdout).context("timing.py")?;
-    if timing.bytes != bytes {
-        bail!("handled {} bytes of {bytes}", timing.bytes);
-    }
-    Ok(Sample { seconds: timing.seconds, process_seconds, peak_bytes })
+    processes::timed(&python.run("timing.py", arguments)?, bytes).context("timing.py")
 }
 
 fn targets(series: &[Series]) -> Result<Vec<Target>> {

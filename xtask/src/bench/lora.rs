@@ -11,11 +11,13 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::local::{load_average, publish, timed};
-use super::rounds::{Contender, Sample, Target, alternate};
+use super::local::{WARM, timed};
+use super::outcome::Outcome;
+use super::processes::{loaded, ran};
+use super::rounds::{Contender, Target, alternate};
 use super::{Common, raw};
 use crate::interop::Python;
-use crate::product::{self, Product, Transfer};
+use crate::product::{self, Product};
 use crate::{sys, workspace};
 
 /// What the task asks for: a swap in a running server.
@@ -53,8 +55,8 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<()> {
     let python = Python::ready()?;
     let product = Product::build()?;
-    let load_before = load_average();
     let parent = parent(args.dir.as_deref(), bytes())?;
+    let outcome = Outcome::expected(&parent, WARM);
     let folder = tempfile::Builder::new().prefix("tz-bench-lora-").tempdir_in(&parent)?;
     let (saved, packed) = (folder.path().join("saved"), folder.path().join("packed"));
     save(&saved)?;
@@ -69,7 +71,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         Ok::<_, anyhow::Error>(found.with_context(|| format!("no row {name}"))?.median_seconds())
     };
     let (fresh, repeated, plain) = (median(FRESH)?, median(REPEATED)?, median(PLAIN)?);
-    let targets = [
+    let targets = vec![
         Target::at_most(
             "verified load in a running process: ms",
             WANTED_MILLISECONDS,
@@ -77,7 +79,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
         ),
         Target::at_least("verified load, fresh process: times safetensors", 1.0, plain / fresh),
     ];
-    publish(&args.common, &parent, load_before, bytes(), &series, &targets)
+    outcome.publish(&args.common, bytes(), series, targets)
 }
 
 /// Memory-backed storage if there is room for checkpoint, file, copy and one load.
@@ -104,14 +106,7 @@ fn contenders<'a>(
             arguments.extend(options.iter().map(AsRef::<std::ffi::OsStr>::as_ref));
             // The first run takes back from the machine what the process before it gave up; it is not counted.
             product.run(&arguments)?;
-            let finished = product.run(&arguments)?;
-            let (wall, peak_bytes) = (finished.wall, finished.peak_bytes);
-            let load: Transfer = product::parse(finished, &arguments)?;
-            if load.bytes != bytes() || load.streamed {
-                bail!("not all {} bytes in memory: {load:?}", bytes());
-            }
-            let process_seconds = wall.as_secs_f64();
-            Ok(Sample { seconds: load.seconds, process_seconds, peak_bytes })
+            loaded(product, bytes(), &arguments)
         }
     };
     let repeated = move || {
@@ -122,14 +117,12 @@ fn contenders<'a>(
         }
         let rounds = ["--rounds".as_ref(), REPEATED_ROUNDS.as_ref(), "--json".as_ref()];
         let arguments = [&["bench".as_ref(), file.as_os_str()][..], &rounds].concat();
-        let finished = product.run(&arguments)?;
-        let (wall, peak_bytes) = (finished.wall, finished.peak_bytes);
-        let load: Repeated = product::parse(finished, &arguments)?;
-        if load.bytes != bytes() {
-            bail!("{} bytes of {}", load.bytes, bytes());
-        }
-        let process_seconds = wall.as_secs_f64();
-        Ok(Sample { seconds: load.median_seconds, process_seconds, peak_bytes })
+        ran(product, &arguments, |load: &Repeated| {
+            if load.bytes != bytes() {
+                bail!("{} bytes of {}", load.bytes, bytes());
+            }
+            Ok(load.median_seconds)
+        })
     };
     let safetensors = |options: &[&str]| {
         let mut arguments: Vec<OsString> = options.iter().map(OsString::from).collect();

@@ -11,17 +11,21 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use serde::Serialize;
 
-use super::Common;
-use super::rounds::{Contender, Sample, Series, Target, alternate_after, render, render_targets};
-use super::wire::{Plan, Timing};
-use super::{chart, raw};
+use super::outcome::Outcome;
+use super::processes::{ran, timed};
+use super::rounds::{Contender, Sample, Series, Target, alternate_after};
+use super::wire::Plan;
+use super::{Common, raw};
 use crate::interop::Python;
 use crate::product::{self, Product, Transfer};
-use crate::report::{mebibytes, parse_size};
+use crate::report::parse_size;
 use crate::servers::{BUCKET, Nginx, S3};
 use crate::{sys, workspace};
+
+mod peers;
+
+use peers::Shards;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -34,6 +38,9 @@ pub(super) struct Args {
     /// Only these: a machine may have less time than all of them take
     #[arg(long, value_enum, value_delimiter = ',', default_value = "http,s3,upload")]
     rows: Vec<Rows>,
+    /// Time loaders of safetensors too; installs them into the environment first
+    #[arg(long)]
+    peers: bool,
     #[command(flatten)]
     common: Common,
 }
@@ -49,21 +56,14 @@ enum Rows {
     Upload,
 }
 
-#[derive(Serialize)]
-struct Report<'a> {
-    schema: u32,
-    bytes: u64,
-    load_before: f64,
-    series: &'a [Series],
-    targets: &'a [Target],
-}
-
 /// Connections of the plain downloads; the quickest of them is the baseline.
 const CONNECTIONS: [&str; 3] = ["2", "4", "8"];
 /// Part length and parts in flight of the plain upload: those of tz-cli at its default limits, which are three
 /// quarters of 256 MiB in parts of 16 MiB.
 const PART_BYTES: u64 = 16 << 20;
 const PARTS_IN_FLIGHT: &str = "12";
+
+const HOW: &str = "nginx and Garage on the same machine";
 
 const HTTP: &str = "HTTP";
 const S3_READS: &str = "S3";
@@ -86,8 +86,8 @@ struct Bench {
 pub(super) fn run(args: &Args) -> Result<()> {
     let python = Python::ready()?;
     let product = Product::build()?;
-    let load_before = super::local::load_average();
     let parent = args.dir.clone().map_or_else(workspace::target, Ok)?;
+    let outcome = Outcome::expected(&parent, HOW);
     let folder = tempfile::Builder::new().prefix("tz-bench-").tempdir_in(&parent)?;
     let nginx = Nginx::start(folder.path())?.context("nginx is not installed")?;
     let s3 = S3::start_garage(folder.path())?;
@@ -95,6 +95,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
 
     let signed: String = bench.python.json("bucket.py", &["signed-read", BUCKET, OBJECT])?;
     let (http, s3_uri) = (nginx.url(OBJECT), bench.object.clone());
+    let shards = args.peers.then(|| Shards::publish(&bench, &nginx, &s3)).transpose()?;
     let mut contenders = Vec::new();
     for rows in &args.rows {
         contenders.extend(match rows {
@@ -102,42 +103,23 @@ pub(super) fn run(args: &Args) -> Result<()> {
             Rows::S3 => bench.downloads(S3_READS, &s3_uri, &signed),
             Rows::Upload => bench.uploads(),
         });
+        contenders.extend(match (rows, &shards) {
+            (Rows::Http, Some(shards)) => shards.over_http(&bench),
+            (Rows::S3, Some(shards)) => shards.over_s3(&bench),
+            _ => Vec::new(),
+        });
     }
     let settled = || raw::settle(2 * bench.bytes);
     let series = alternate_after(&contenders, args.common.rounds, settled)?;
     let targets = targets(&series, &args.rows)?;
-    println!(
-        "{} of tensors in {}, {} rounds, medians; fresh process every time; nginx and Garage on \
-         the same machine; plain upload: {PARTS_IN_FLIGHT} parts of {} in flight",
-        mebibytes(bench.bytes),
-        parent.display(),
-        args.common.rounds,
-        mebibytes(PART_BYTES),
-    );
-    println!("{}\n{}", render(&series, bench.bytes), render_targets(&targets));
-    if load_before > 1.0 {
-        println!(
-            "The machine was busy before it began (load {load_before}): do not quote this run."
-        );
-    }
-    if let Some(path) = &args.common.chart {
-        let title = format!("{} of tensors over the network, seconds", mebibytes(bench.bytes));
-        fs::write(path, chart::svg(&title, &series)).with_context(|| path.display().to_string())?;
-    }
-    if let Some(path) = &args.common.json {
-        let (bytes, series, targets) = (bench.bytes, &*series, &*targets);
-        let report = Report { schema: 1, bytes, load_before, series, targets };
-        fs::write(path, serde_json::to_string_pretty(&report)?)
-            .with_context(|| path.display().to_string())?;
-    }
-    Ok(())
+    outcome.publish(&args.common, bench.bytes, series, targets)
 }
 
 impl Bench {
     fn make(product: &Product, python: &Python, s3: &S3, folder: &Path, size: u64) -> Result<Self> {
         let product = product.with_environment(s3.environment());
         let python = python.with_environment(s3.environment());
-        let (checkpoint, tensors) = (folder.join("checkpoint"), folder.join(OBJECT));
+        let (checkpoint, tensors) = (folder.join(peers::FOLDER), folder.join(OBJECT));
         let object = s3.uri(OBJECT);
         let arguments = product::synth(size, &checkpoint);
         product::succeeded(product.run(&arguments)?, &arguments)?;
@@ -218,17 +200,16 @@ impl Bench {
     }
 
     fn ours<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<Sample> {
-        let finished = self.product.run(arguments)?;
-        let (wall, peak_bytes) = (finished.wall, finished.peak_bytes);
-        let done: Transfer = product::parse(finished, arguments)?;
-        if done.bytes < self.bytes || done.streamed {
-            bail!("not all {} bytes: {done:?}", self.bytes);
-        }
-        Ok(Sample { seconds: done.seconds, process_seconds: wall.as_secs_f64(), peak_bytes })
+        ran(&self.product, arguments, |done: &Transfer| {
+            if done.bytes < self.bytes || done.streamed {
+                bail!("not all {} bytes: {done:?}", self.bytes);
+            }
+            Ok(done.seconds)
+        })
     }
 
     fn theirs<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<Sample> {
-        timing(self.python.run("remote.py", arguments)?, self.bytes)
+        timed(&self.python.run("remote.py", arguments)?, self.bytes)
     }
 }
 
@@ -237,20 +218,7 @@ fn this_program() -> Result<Command> {
 }
 
 fn plain(command: &mut Command, bytes: u64) -> Result<Sample> {
-    timing(sys::run_measured(command)?, bytes)
-}
-
-/// The figures that a process printed; it must have moved all bytes.
-fn timing(finished: sys::Finished, bytes: u64) -> Result<Sample> {
-    if !finished.status.success() {
-        bail!("{}: {}", finished.status, finished.stderr.trim());
-    }
-    let timing: Timing = serde_json::from_str(&finished.stdout).context("its figures")?;
-    if timing.bytes != bytes {
-        bail!("handled {} bytes of {bytes}", timing.bytes);
-    }
-    let process_seconds = finished.wall.as_secs_f64();
-    Ok(Sample { seconds: timing.seconds, process_seconds, peak_bytes: finished.peak_bytes })
+    timed(&sys::run_measured(command)?, bytes)
 }
 
 fn targets(series: &[Series], rows: &[Rows]) -> Result<Vec<Target>> {
@@ -289,6 +257,13 @@ fn targets(series: &[Series], rows: &[Rows]) -> Result<Vec<Target>> {
                     ratios(&ours, [0.9, 1.5], names)?;
                 }
             }
+        }
+    }
+    for (server, peer) in [(HTTP, peers::CURL), (S3_READS, peers::RUNAI), (S3_READS, peers::CURL)] {
+        if let Ok(theirs) = best(&format!("{server}: {peer}")) {
+            let ours = best(&format!("{server}: tz-cli deserialize"))?;
+            let what = format!("{server}: tz-cli deserialize: times {peer}");
+            targets.push(Target::at_least(&what, 1.0, theirs / ours));
         }
     }
     Ok(targets)

@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-use super::local::{load_average, publish};
-use super::rounds::{Contender, Sample, Series, Target, alternate_after, render};
+use super::local::WARM;
+use super::outcome::Outcome;
+use super::processes::ran;
+use super::rounds::{Contender, Series, Target, alternate_after, render};
 use super::{Common, hollow, raw};
 use crate::product::{self, Product};
 use crate::report::{mebibytes, parse_size};
@@ -50,8 +52,8 @@ struct Phases {
 
 pub(super) fn run(args: &Args) -> Result<()> {
     let product = Product::build()?;
-    let load_before = load_average();
     let parent = args.dir.clone().map_or_else(workspace::target, Ok)?;
+    let outcome = Outcome::expected(&parent, WARM);
     let folder = tempfile::Builder::new().prefix("tz-bench-").tempdir_in(&parent)?;
     let make = |name: &str, tensors: u64, bytes: u64| {
         model(&product, &folder.path().join(name), tensors, bytes)
@@ -97,11 +99,11 @@ pub(super) fn run(args: &Args) -> Result<()> {
     let by_size = alternate_after(&contenders, args.common.rounds, settled)?;
 
     let share = median(&by_size, "one tensor: raw read")? / median(&by_size, "one tensor")?;
-    let targets = [
+    let targets = vec![
         Target::at_most(&format!("{opened}, seconds"), OPEN_SECONDS, median(&by_count, &opened)?),
         Target::at_least("one tensor: speed as a share of the raw read", 0.9, share),
     ];
-    publish(&args.common, &parent, load_before, args.largest, &by_size, &targets)
+    outcome.publish(&args.common, args.largest, by_size, targets)
 }
 
 fn median(series: &[Series], name: &str) -> Result<f64> {
@@ -133,9 +135,6 @@ fn loaded<'a>(
     Contender::new(&name, move || {
         let mut arguments = vec!["deserialize".as_ref(), file.as_os_str(), "--json".as_ref()];
         arguments.extend(options.iter().map(AsRef::<std::ffi::OsStr>::as_ref));
-        let finished = product.run(&arguments)?;
-        let (wall, peak_bytes) = (finished.wall, finished.peak_bytes);
-        let load: Load = product::parse(finished, &arguments)?;
-        Ok(Sample { seconds: seconds(&load), process_seconds: wall.as_secs_f64(), peak_bytes })
+        ran(product, &arguments, |load: &Load| Ok(seconds(load)))
     })
 }

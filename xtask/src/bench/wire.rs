@@ -17,6 +17,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use super::processes::Timing;
 use crate::sys::FreshMemory;
 
 /// Bytes of one ranged request: as many as our own loads ask for, and where the blocks of stores end, too.
@@ -47,13 +48,6 @@ pub(crate) struct UploadArgs {
 pub(super) struct Plan {
     pub(super) parts: Vec<String>,
     pub(super) complete: String,
-}
-
-/// What one transfer took.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Timing {
-    pub(super) seconds: f64,
-    pub(super) bytes: u64,
 }
 
 /// Downloads once into fresh huge-page memory and prints the [`Timing`].

@@ -94,7 +94,7 @@ impl Python {
 
     /// `-B`: no bytecode folders in the checkout. The variable that would lead Python to other
     /// packages is dropped.
-    fn interpreter(&self) -> Command {
+    pub(crate) fn interpreter(&self) -> Command {
         let mut command = Command::new(self.folder.join("bin/python"));
         command.arg("-B").env_remove("PYTHONPATH");
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));

@@ -8,7 +8,7 @@
 #   PRESET=llama-8b        preset of the model for `warm` and `disk`
 #   MODEL=/dev/shm/tz-gpu  where the model is made and kept: memory, so that the bus is what is measured
 #   DISK=$PWD/tz-gpu-disk  where `disk` puts a copy of it
-#   REPEATS=5              loads of each kind
+#   REPEATS=5              loads of each kind, five at least
 set -uo pipefail
 kit=$(cd "$(dirname "$0")" && pwd)
 out=${1:?usage: run.sh OUT [STAGE...]}
@@ -100,21 +100,19 @@ model() {
     ls -l "$model/model.tensors" "$model/checkpoint"
 }
 
-# Ours and the others' alternate, so that a slow minute of the machine meets all of them.
-contest() { # contest TENSORS CHECKPOINT BEFORE_EACH
-    local status=0
-    for _ in $(seq "$repeats"); do
-        $3 && "$kit/copy" --device "$device" --quick --repeats 1 "$1" || status=1
-        $3 && "$python" "$kit/compare.py" safetensors "$2" "cuda:$device" || status=1
-        $3 && "$python" "$kit/compare.py" tensorizer "$1" "cuda:$device" || status=1
-        $3 && "$python" "$kit/compare.py" tensorizer "$1" "cuda:$device" 8 || status=1
-    done
-    return $status
+# Ours and the others' alternate, so that a slow minute of the machine meets all of them: `cargo xtask bench gpu`, with
+# the figures once more as JSON and as a picture.
+contest() { # contest NAME TENSORS CHECKPOINT OPTION...
+    local name=$1 tensors=$2 checkpoint=$3
+    shift 3
+    TZ_CLI="$kit/tz-cli" "$kit/xtask" bench gpu --device "$device" --dir "$model" --model "$tensors" \
+        --checkpoint "$checkpoint" --python "$python" --rounds "$repeats" \
+        --json "$out/$name.json" --chart "$out/$name.svg" "$@"
 }
 
 warm() {
     model >/dev/null || return
-    contest "$model/model.tensors" "$model/checkpoint" true
+    contest warm "$model/model.tensors" "$model/checkpoint"
     local status=$?
     "$kit/tz-cli" deserialize "$model/model.tensors" --device "cuda:$device" --json || status=1
     "$kit/tz-cli" bench "$model/model.tensors" --device "cuda:$device" --rounds "$repeats" --json || status=1
@@ -123,20 +121,10 @@ warm() {
     return $status
 }
 
-drop_caches() {
-    sync
-    if [ -w /proc/sys/vm/drop_caches ]; then
-        echo 3 >/proc/sys/vm/drop_caches
-    else
-        # Without root: POSIX advice, file by file.
-        find "$disk" -type f -exec dd of={} oflag=nocache conv=notrunc,fdatasync count=0 status=none \;
-    fi
-}
-
 disk() {
     model >/dev/null || return
     mkdir -p "$disk" && cp -rn "$model/model.tensors" "$model/checkpoint" "$disk" || return
-    contest "$disk/model.tensors" "$disk/checkpoint" drop_caches
+    contest disk "$disk/model.tensors" "$disk/checkpoint" --cold
 }
 
 failed=()
