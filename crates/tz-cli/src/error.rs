@@ -42,9 +42,8 @@ impl Failure {
 
     /// The operating system refused.
     pub(crate) fn io(location: &str, doing: &str, error: &io::Error) -> Self {
-        let failure =
-            Self::new(Exit::Io, "io", format!("{location}: {doing}: {error}"), io_hint(error));
-        failure.at(location)
+        let message = format!("{location}: {doing}: {error}");
+        Self::new(Exit::Io, "io", message, hint_at(location, error)).at(location)
     }
 
     /// A key is missing, wrong or unusable.
@@ -86,10 +85,36 @@ impl Failure {
 
 const KEY_HINT: &str = "--keyfile FILE or --passphrase-file FILE, as the file was encrypted";
 
+/// What to try where this place refused.
+fn hint_at(location: &str, error: &io::Error) -> &'static str {
+    match location.split_once("://") {
+        Some((scheme, _)) => remote_hint(scheme, error.kind()),
+        None => io_hint(error),
+    }
+}
+
+fn remote_hint(scheme: &str, kind: ErrorKind) -> &'static str {
+    match (kind, scheme) {
+        (ErrorKind::NotFound, "http" | "https") => {
+            "check the address: the server has nothing there"
+        }
+        (ErrorKind::NotFound, _) => "check bucket and key: there is no such object",
+        (ErrorKind::PermissionDenied, "s3") => {
+            "check the keys, in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or ~/.aws; --s3-anonymous reads what is public"
+        }
+        (ErrorKind::PermissionDenied, _) => "check that your credentials allow it",
+        (ErrorKind::AlreadyExists, _) => EXISTS_HINT,
+        (_, "s3") => "check --s3-endpoint, --s3-region and the network, then try again",
+        _ => "check the address and the network, then try again",
+    }
+}
+
 fn io_hint(error: &io::Error) -> &'static str {
     match error.kind() {
         ErrorKind::NotFound => "check the path; a file is made only in a folder that exists",
         ErrorKind::PermissionDenied => "check who may read and write the path",
+        ErrorKind::ReadOnlyFilesystem => "write elsewhere: nothing can be changed there",
+        ErrorKind::AlreadyExists => EXISTS_HINT,
         ErrorKind::IsADirectory => "give the path of a file",
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space, or write elsewhere",
         ErrorKind::OutOfMemory => "--memory-limit SIZE works in less memory",
@@ -98,8 +123,10 @@ fn io_hint(error: &io::Error) -> &'static str {
     }
 }
 
-const EXISTS_HINT: &str =
+const EXISTS_HINT: &str = "give another name: what is there stays";
+const MODEL_EXISTS_HINT: &str =
     "another --suffix makes a directory beside it; --overwrite replaces the model";
+const STORES_HINT: &str = "check the address (s3://BUCKET/KEY, for example), or work on a local file and `tz-cli copy` it";
 const DAMAGED: &str = "the file is damaged or was cut short: fetch or write it again";
 const NEWER: &str = "a newer tz-cli may read it";
 
@@ -171,7 +198,11 @@ impl From<IoError> for Failure {
                 Self::new(Exit::Usage, "usage", message, hint).at(location)
             }
             IoError::Unsupported { location, .. } => {
-                let hint = "copy the data to a local file first";
+                let hint = if location.contains("://") {
+                    STORES_HINT
+                } else {
+                    "copy the data to a local file first"
+                };
                 Self::new(Exit::Usage, "usage", message, hint).at(location)
             }
             IoError::Tensor { tensor, source } => Self::of_tensor(&tensor, source),
@@ -234,7 +265,7 @@ impl From<ModelError> for Failure {
             }
             ModelError::Exists { location } => {
                 let location = location.clone();
-                Self::new(Exit::Io, "io", message, EXISTS_HINT).at(location)
+                Self::new(Exit::Io, "io", message, MODEL_EXISTS_HINT).at(location)
             }
             ModelError::Cancelled => Self::cancelled(),
             _ => Self::new(Exit::Io, "checkpoint", message, "run it again with -v"),
@@ -264,6 +295,10 @@ impl From<tz_model::hub::HubError> for Failure {
                 of(Exit::Io, "HF_TOKEN holds a token that may read the model")
             }
             HubError::Offline { .. } => of(Exit::Io, "or give the directory of a checkpoint"),
+            HubError::Unreachable { .. } => of(
+                Exit::Io,
+                "check the network and HF_ENDPOINT, or give a directory by its path, such as ./model; what has arrived whole is kept",
+            ),
             HubError::NoWeights { .. } => {
                 of(Exit::Malformed, "safetensors and PyTorch weights are read, no others")
             }
@@ -275,6 +310,32 @@ impl From<tz_model::hub::HubError> for Failure {
             HubError::Index(error) => error.into(),
             HubError::Cancelled => Self::cancelled(),
             _ => of(Exit::Io, "try again; what has arrived whole is kept"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What no test can bring about as root, or without a network.
+    #[test]
+    fn a_refusal_says_what_to_try_by_its_place_and_kind() {
+        for (location, kind, hint) in [
+            ("a.tensors", ErrorKind::PermissionDenied, "who may read and write"),
+            ("a.tensors", ErrorKind::ReadOnlyFilesystem, "write elsewhere"),
+            ("a.tensors", ErrorKind::StorageFull, "free some space"),
+            ("a.tensors", ErrorKind::Other, "the device or file system"),
+            ("s3://b/k", ErrorKind::PermissionDenied, "AWS_ACCESS_KEY_ID"),
+            ("s3://b/k", ErrorKind::ConnectionRefused, "--s3-endpoint"),
+            ("gs://b/k", ErrorKind::PermissionDenied, "your credentials"),
+            ("gs://b/k", ErrorKind::AlreadyExists, "another name"),
+            ("https://host/k", ErrorKind::NotFound, "check the address"),
+            ("https://host/k", ErrorKind::TimedOut, "the network"),
+        ] {
+            let failure = Failure::io(location, "read", &kind.into());
+            assert!(failure.hint.contains(hint), "{location}: {kind}: {}", failure.hint);
+            assert_eq!((failure.exit, failure.location.as_deref()), (Exit::Io, Some(location)));
         }
     }
 }

@@ -1,7 +1,9 @@
 //! What was meant: options, environment, settings file and defaults resolved into one value. Owns [`Session`], which
 //! every command has, and [`Job`], which those have that read tensors.
 
+use tracing::Metadata;
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::fmt::writer::MakeWriterExt as _;
 use tz_format::Element;
 use tz_io::{Cancel, DEFAULT_MAX_READERS, Progress, ReadOptions, Selection, default_staging_bytes};
 
@@ -27,15 +29,17 @@ impl Speech {
 }
 
 impl Speech {
-    /// Says on standard error what the libraries note: warnings, and with `-v` where credentials came from, what was
-    /// tried again and the like. They never note secrets.
+    /// Says on standard error what our libraries note: warnings, and with `-v` where credentials came from, what was
+    /// tried again and the like. They never note secrets. What others note is for `-v` too: a failure is two lines.
     fn listen(self) {
         let most = match self {
             Self { quiet: true, .. } => LevelFilter::ERROR,
             Self { verbose: true, .. } => LevelFilter::INFO,
             _ => LevelFilter::WARN,
         };
-        let notes = tracing_subscriber::fmt().with_max_level(most).with_writer(std::io::stderr);
+        let wanted = move |note: &Metadata<'_>| self.verbose || note.target().starts_with("tz_");
+        let writer = std::io::stderr.with_filter(wanted);
+        let notes = tracing_subscriber::fmt().with_max_level(most).with_writer(writer);
         // A second session of one process, as in tests, keeps the first one's ear.
         let _ = notes.without_time().with_target(false).with_ansi(false).try_init();
     }

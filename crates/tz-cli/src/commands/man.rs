@@ -27,7 +27,10 @@ pub(crate) fn run(args: &Args) -> Result<String, Failure> {
         None => cli,
         Some(name) => {
             let found = cli.find_subcommand(name).filter(|command| !command.is_hide_set());
-            let unknown = || Failure::usage(format!("there is no command {name:?}"));
+            let unknown = || {
+                Failure::usage(format!("there is no command {name:?}"))
+                    .hint("`tz-cli --help` lists the commands")
+            };
             let command = found.ok_or_else(unknown)?.clone();
             let title = format!("tz-cli-{name}");
             command.display_name(title)

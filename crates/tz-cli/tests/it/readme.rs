@@ -1,5 +1,5 @@
 //! The walk of the repository's README, run as it is printed there: a model verified, encrypted, published on S3 and
-//! loaded back.
+//! loaded back. And what it says where the server is not as the walk expects.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -71,5 +71,31 @@ fn the_walk_is_short_and_whole() {
     for step in ["serialize", "verify", "encrypt", "copy", "deserialize", "diff"] {
         let step = format!("tz-cli {step} ");
         assert!(commands.iter().any(|command| command.starts_with(&step)), "no {step}");
+    }
+}
+
+/// What a newcomer meets who has no server, no keys, or the wrong ones: the last line says what to look at.
+#[test]
+fn failures_at_the_server_say_what_to_check() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path();
+    let s3 = S3::start();
+    run(folder, &s3, "tz-cli synth demo --preset llama-tiny").exits(0);
+    for (script, says, hint) in [
+        ("verify s3://bucket/none.tensors", "404 Not Found", "try: check bucket and key"),
+        ("verify s3://none/x.tensors", "404 Not Found", "try: check bucket and key"),
+        ("verify s3://bucket/x.tensors --s3-anonymous", "403 Forbidden", "try: check the keys"),
+        (
+            "verify s3://bucket/x.tensors --s3-access-key-id AKIDOTHER --s3-secret-access-key-file demo/config.json",
+            "403 Forbidden",
+            "try: check the keys",
+        ),
+    ] {
+        let ran = run(folder, &s3, &format!("tz-cli {script} -q")).exits(3);
+        let [error, last] = &*ran.stderr.lines().collect::<Vec<_>>() else {
+            panic!("{script}: {}", ran.stderr);
+        };
+        assert!(error.starts_with("error (io): s3://") && error.contains(says), "{error}");
+        assert!(last.starts_with(hint), "{script}: {last}");
     }
 }
