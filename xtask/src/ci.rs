@@ -112,6 +112,11 @@ const AFTER_TESTS: &[Step] = &[
     step("roundtrip", &["xtask", "roundtrip"]),
     // Packs what `roundtrip` has built, as a release does.
     step("package", &["sh", "-c", PACKAGE]),
+    // What a registry would be sent, in the order it would be sent in; the code has been built already.
+    step(
+        "publish",
+        &["cargo", "publish", "--workspace", "--dry-run", "--no-verify", "--allow-dirty"],
+    ),
     step("candle", &["xtask", "candle"]),
     step("interop", &["xtask", "interop"]),
     step("unchanged", &["git", "diff", "--exit-code"]),
@@ -159,4 +164,27 @@ fn has_nextest() -> bool {
     let mut command = workspace::cargo();
     command.args(["nextest", "--version"]).stdout(Stdio::null()).stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_bench_that_needs_no_device_is_run() {
+        let metadata = workspace::metadata(&["--no-deps"]).unwrap();
+        let metadata: serde_json::Value = serde_json::from_slice(&metadata).unwrap();
+        let targets = metadata["packages"].as_array().unwrap().iter();
+        let targets = targets.flat_map(|package| package["targets"].as_array().unwrap());
+        let benches = targets.filter(|target| target["kind"][0] == "bench");
+        let mut benches: BTreeSet<&str> =
+            benches.map(|bench| bench["name"].as_str().unwrap()).collect();
+        assert!(benches.remove("copy"), "the bench of tz-gpu");
+
+        let step = AFTER_TESTS.iter().find(|step| step.name == "benches").unwrap();
+        let run = step.command.windows(2).filter(|words| words[0] == "--bench");
+        assert_eq!(run.map(|words| words[1]).collect::<BTreeSet<_>>(), benches);
+    }
 }

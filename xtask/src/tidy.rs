@@ -18,6 +18,10 @@ use source::{code_only, count_word, function_names, test_part};
 /// A file longer than this does two jobs.
 const MAX_LINES: usize = 450;
 
+/// What a registry shows of a crate, or refuses one without.
+const MANIFEST_KEYS: [&str; 7] =
+    ["description", "license", "repository", "documentation", "categories", "keywords", "readme"];
+
 /// Checks the checkout; every fault is named.
 pub(crate) fn run() -> Result<()> {
     let tree = Tree::load(workspace::root())?;
@@ -67,6 +71,7 @@ impl Tree {
         self.check_tests(&mut faults);
         self.check_unsafe(UNSAFE_FILES, &mut faults);
         self.check_architecture(&mut faults);
+        self.check_manifests(&mut faults);
         self.check_promises("docs/FORMAT.md", "F-", &mut faults);
         self.check_promises("docs/ENCRYPTION.md", "E-", &mut faults);
         for page in ["DEPLOY", "REMOTE", "SECURITY-REVIEW", "VLLM"] {
@@ -142,6 +147,24 @@ impl Tree {
             let folder = path.strip_prefix("crates/").and_then(|path| path.split('/').next());
             if let Some(folder) = folder.filter(|name| !architecture.contains(*name)) {
                 faults.push(format!("docs/ARCHITECTURE.md: does not name crates/{folder}"));
+            }
+        }
+    }
+
+    fn check_manifests(&self, faults: &mut Vec<String>) {
+        for (path, text) in self.ending("/Cargo.toml") {
+            let Some(folder) = path.strip_prefix("crates/").and(path.strip_suffix("/Cargo.toml"))
+            else {
+                continue;
+            };
+            let package = text.split("\n[").next().unwrap_or_default();
+            let keys: BTreeSet<&str> =
+                package.lines().filter_map(|line| line.split([' ', '.', '=']).next()).collect();
+            for key in MANIFEST_KEYS.iter().filter(|key| !keys.contains(**key)) {
+                faults.push(format!("{path}: the package has no {key}"));
+            }
+            if !self.files.contains_key(&format!("{folder}/README.md")) {
+                faults.push(format!("{folder}: has no README.md"));
             }
         }
     }
@@ -287,6 +310,19 @@ mod tests {
         check(Tree::check_architecture, &[manifest], Some("does not name crates/tz-io"));
         let map = ("docs/ARCHITECTURE.md", "`tz-io` moves bytes");
         check(Tree::check_architecture, &[manifest, map], None);
+    }
+
+    #[test]
+    fn every_crate_says_what_a_registry_shows() {
+        let whole = MANIFEST_KEYS.map(|key| format!("{key} = 1\n")).concat();
+        let path = "crates/a/Cargo.toml";
+        let readme = ("crates/a/README.md", "");
+        check(Tree::check_manifests, &[(path, &whole), readme], None);
+        let inherited = whole.replace("license = 1", "license.workspace = true");
+        check(Tree::check_manifests, &[(path, &inherited), readme], None);
+        let lacking = whole.replace("readme", "[dependencies]\nreadme");
+        check(Tree::check_manifests, &[(path, &lacking), readme], Some("has no readme"));
+        check(Tree::check_manifests, &[(path, &whole)], Some("has no README.md"));
     }
 
     #[test]

@@ -71,6 +71,11 @@ mod oracle;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+/// Compiles the README's example.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}
+
 pub use error::{CryptoError, ErrorClass, Needs};
 pub use kdf::{KdfCost, KdfLimits, KdfPreset};
 pub use key::{Key, Passphrase, SealSecret, Secret};

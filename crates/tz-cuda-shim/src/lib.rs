@@ -31,5 +31,10 @@ mod result;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+/// Compiles the README's example.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}
+
 pub use library::{DEFAULT_DRIVER, DRIVER_VARIABLE, Driver, NoDriver, driver};
 pub use result::last_code;
