@@ -1,6 +1,5 @@
 //! Tensors into memory that this process owns, or through it. Owns [`load`].
 
-use std::collections::HashSet;
 use std::io;
 use std::sync::{Mutex, PoisonError};
 
@@ -76,27 +75,21 @@ pub(crate) fn load(
     Ok(Loaded { stats, bytes, kept: Kept::Memory(memory.buffer) })
 }
 
-/// Maps the tensors at these positions and brings their pages in.
-pub(crate) fn map(source: &Source, tensors: &[usize], job: &Job) -> Result<Loaded, Failure> {
+/// Maps the selected tensors and brings their pages in.
+pub(crate) fn map(source: &Source, job: &Job) -> Result<Loaded, Failure> {
     let Source::Tensors(file) = source else {
         let why = "--mmap takes a .tensors file: what it is for is measured with those";
         return Err(Failure::usage(format!("{}: {why}", source.location())));
     };
-    let mapped = file.map()?;
-    let wanted: HashSet<u64> = tensors
-        .iter()
-        .filter_map(|&tensor| file.entries().get(tensor))
-        .map(|entry| entry.data_offset)
-        .collect();
-    let chosen: Vec<&HostTensor> =
-        mapped.iter().filter(|tensor| wanted.contains(&tensor.entry().data_offset)).collect();
-    parallel::for_each(chosen.len(), source.readers(job), &job.read.cancel, |at| {
-        let Some(tensor) = chosen.get(at) else { return Ok(()) };
+    let mapped = file.map(&job.selection)?;
+    let tensors: Vec<&HostTensor> = mapped.iter().collect();
+    parallel::for_each(tensors.len(), source.readers(job), &job.read.cancel, |at| {
+        let Some(tensor) = tensors.get(at) else { return Ok(()) };
         let failed = |error| Failure::io(source.location(), "read a mapped page of", &error);
         tensor.shared_bytes().prefault().map_err(failed)
     })?;
-    let bytes = chosen.iter().map(|tensor| tensor.bytes().len() as u64).sum();
-    drop(chosen);
+    let bytes = mapped.iter().map(|tensor| tensor.bytes().len() as u64).sum();
+    drop(tensors);
     Ok(Loaded { stats: *mapped.stats(), bytes, kept: Kept::Tensors(mapped) })
 }
 

@@ -197,12 +197,13 @@ impl TensorFile {
         load::load(self, &plan, options)?.iter().next().cloned().ok_or_else(missing)
     }
 
-    /// Maps a local file: tensors without a copy, read from disk as they are touched, hashes unchecked. Meta tensors
-    /// are left out, having no bytes to map. Whoever truncates the file while it is mapped faults this process.
+    /// Maps the selected tensors of a local file: no copy, read from disk as they are touched, hashes unchecked. Meta
+    /// tensors are left out, having no bytes to map. Whoever truncates the file while it is mapped faults this process.
     ///
     /// # Errors
-    /// [`IoError::Unsupported`] where the file is encrypted or not local.
-    pub fn map(&self) -> Result<HostTensors, IoError> {
+    /// [`IoError::Unsupported`] where the file is encrypted or not local, [`IoError::NoSuchTensor`] where a glob
+    /// matches nothing.
+    pub fn map(&self, selection: &Selection) -> Result<HostTensors, IoError> {
         let unsupported = |why| IoError::Unsupported { location: self.location().to_owned(), why };
         if self.is_encrypted() {
             return Err(unsupported("what an encrypted file would map is ciphertext"));
@@ -211,13 +212,15 @@ impl TensorFile {
             .source
             .local_file()
             .ok_or_else(|| unsupported("only local files can be mapped"))?;
+        let selected = selection.select(self.entries(), self.location())?;
         let bytes = SharedBytes::map(file).map_err(IoError::io(self.location(), "map"))?;
         let tensor = |entry: &TensorEntry| {
             let start = usize::try_from(entry.data_offset).ok()?;
             let part = bytes.part(start, usize::try_from(entry.data_len).ok()?)?;
             Some(HostTensor::new(entry.clone(), part))
         };
-        let stored = self.entries().iter().filter(|entry| !entry.is_meta());
+        let selected = selected.iter().filter_map(|&tensor| self.entries().get(tensor));
+        let stored = selected.filter(|entry| !entry.is_meta());
         let tensors = stored.map(tensor).collect::<Option<Vec<_>>>();
         let tensors =
             tensors.ok_or_else(|| unsupported("the file was truncated after it was opened"))?;

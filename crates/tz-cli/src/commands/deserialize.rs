@@ -111,7 +111,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Loading, Failure> {
     }
     let bar = session.bar("loading", bytes);
     let loaded = if args.mmap {
-        map(&source, &selected, &job)?
+        map(&source, &job)?
     } else {
         load(&source, &selected, &job, dtype)?
     };

@@ -237,7 +237,11 @@ fn a_map_reads_nothing() {
     assert!(source.local_file().is_some());
     let file = open_source(source).expect("valid");
     let _ = log.take();
-    assert_eq!(file.map().expect("local").len(), 6);
+    assert_eq!(file.map(&Selection::all()).expect("local").len(), 6);
+    let globs = Selection::globs(&["[ac]", "f"]).expect("globs");
+    let mapped = file.map(&globs).expect("local");
+    let names: Vec<_> = mapped.iter().map(|tensor| tensor.entry().path.to_string()).collect();
+    assert_eq!(names, ["a", "c", "f"]);
     assert_eq!(log.take(), []);
 }
 

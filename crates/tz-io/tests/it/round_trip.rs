@@ -135,7 +135,7 @@ proptest! {
         prop_assert_eq!(&file.front().extension.user_metadata, &options.user_metadata);
         prop_assert_eq!(&load(&file, &reading)?, &expected);
         prop_assert_eq!(&stream(&file, &reading, &pool(1 << 18, 2))?, &expected);
-        prop_assert_eq!(contents_of(&file.map()?), mapped(&model));
+        prop_assert_eq!(contents_of(&file.map(&all())?), mapped(&model));
         prop_assert_eq!(file.verify(&all(), &reading)?, vec![]);
         for (path, bytes) in &expected {
             let one = file.load_one(&path.to_string(), &reading)?;

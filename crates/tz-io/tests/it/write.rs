@@ -8,7 +8,9 @@ use std::process::{Child, Command, Stdio};
 
 use tz_format::{Element, HashKind, TensorSpec};
 use tz_io::testing::{FaultTensors, PaintedTensors};
-use tz_io::{Cancel, IoError, Location, MemorySource, TensorSource, WriteOptions, write};
+use tz_io::{
+    Cancel, IoError, Location, MemorySource, Selection, TensorSource, WriteOptions, write,
+};
 
 use crate::model::{Model, load, open_path, readers, write_options};
 
@@ -290,7 +292,7 @@ fn a_file_can_be_written_over_its_own_source() {
     let model = Model::of_lens(&[100, 9 << 20, 0]);
     let written = model.write(&write_options());
     let file = written.open();
-    let mapped = file.map().expect("local");
+    let mapped = file.map(&Selection::all()).expect("local");
     let mut source = MemorySource::new();
     for tensor in &mapped {
         let entry = tensor.entry();

@@ -40,7 +40,7 @@ fn a_thousand_loads_leave_no_thread_descriptor_or_mapping_behind() {
         let open = || TensorFile::open(&location, &Limits::default()).expect("valid");
         let file = open();
         let tensors = file.load(&Selection::all(), &reading).expect("valid");
-        assert_eq!((tensors.len(), file.map().expect("local").len()), (8, 8));
+        assert_eq!((tensors.len(), file.map(&Selection::all()).expect("local").len()), (8, 8));
         let pool = RecordingPool::new(HeapPool::new(1 << 17, 2).expect("memory"));
         let drop_all = |_: Piece| Ok(());
         file.stream(&Selection::all(), &reading, &pool, &drop_all).expect("valid");
