@@ -1,8 +1,5 @@
-//! Any bytes as the header of a known tensor; the first chooses plain, encrypted or sealed.
+//! `fuzz_harness::TENSOR_HEADER` under libFuzzer.
 #![no_main]
-
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    if let Some((flavour, bytes)) = data.split_first() {
-        tz_fuzz::decode_header(*flavour, bytes.to_vec());
-    }
+    fuzz_harness::TENSOR_HEADER.hold(data);
 });

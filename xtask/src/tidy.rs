@@ -33,7 +33,7 @@ pub(crate) fn run() -> Result<()> {
     bail!("tidy:\n  {}", faults.join("\n  "))
 }
 
-/// The text files under `crates`, `docs` and `xtask`, by path from the root.
+/// The text files of our own, by path from the root.
 #[derive(Debug, Default)]
 struct Tree {
     files: BTreeMap<String, String>,
@@ -42,7 +42,7 @@ struct Tree {
 impl Tree {
     fn load(root: &Path) -> Result<Self> {
         let mut tree = Self::default();
-        for folder in ["crates", "docs", "xtask"] {
+        for folder in ["crates", "docs", "fuzz/fuzz_targets", "fuzz/harness", "xtask"] {
             tree.add(root, folder)?;
         }
         Ok(tree)

@@ -18,6 +18,7 @@ pub(super) const UNSAFE_FILES: &[(&str, usize, &str)] = &[
     ("crates/tz-gpu/src/dlpack.rs", 17, "DLPack's C structures and their destructors"),
     ("crates/tz-gpu/src/dlpack/capi.rs", 23, "functions that C calls"),
     ("crates/tz-io/src/memory.rs", 14, "huge-page arenas shared by readers, views of files"),
+    ("fuzz/harness/src/guard.rs", 9, "an allocator that counts"),
     ("xtask/src/sys.rs", 10, "mmap and madvise for the raw read, statvfs, fstatfs and fallocate"),
     ("xtask/src/sys/cache.rs", 4, "posix_fadvise and mincore for a cold page cache"),
     ("xtask/src/sys/child.rs", 3, "wait4 and ptrace for a child's own peak memory"),
