@@ -4,7 +4,7 @@ use std::io;
 use std::sync::{Mutex, PoisonError};
 
 use tz_format::Element;
-use tz_io::{BufferPool as _, HeapPool, HostTensor, HostTensors, PooledBuffer, ReadStats};
+use tz_io::{BufferPool as _, Cancel, HeapPool, HostTensor, HostTensors, PooledBuffer, ReadStats};
 
 use crate::convert::Conversion;
 use crate::error::Failure;
@@ -122,7 +122,10 @@ impl Memory {
         }
         let len = usize::try_from(end).map_err(|_| too_large())?;
         // A pool of one buffer is a block of huge pages.
-        let buffer = HeapPool::new(len, 1).map_err(failed)?.acquire().ok_or_else(too_large)?;
+        let buffer = HeapPool::new(len, 1)
+            .map_err(failed)?
+            .acquire(&Cancel::default())
+            .ok_or_else(too_large)?;
         Ok(Self { buffer, places })
     }
 

@@ -10,8 +10,8 @@ use std::time::Instant;
 
 use tz_format::{Element, TensorEntry};
 use tz_io::{
-    BufferPool, Consumer, Part, PartKind, Piece, PlanOptions, PooledBuffer, ReadOptions, Selection,
-    TensorFile,
+    BufferPool, Cancel, Consumer, Part, PartKind, Piece, PlanOptions, PooledBuffer, ReadOptions,
+    Selection, TensorFile,
 };
 
 use crate::convert::Conversion;
@@ -286,8 +286,8 @@ impl BufferPool for GrowingPool<'_> {
         self.buffers
     }
 
-    fn acquire(&self) -> Option<PooledBuffer> {
-        self.pool.acquire()
+    fn acquire(&self, cancel: &Cancel) -> Option<PooledBuffer> {
+        self.pool.acquire(cancel)
     }
 
     fn close(&self) {

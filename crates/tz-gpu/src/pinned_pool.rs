@@ -15,7 +15,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tz_io::{BufferMemory, BufferPool, PooledBuffer};
+use tz_io::{BufferMemory, BufferPool, Cancel, PooledBuffer};
 
 use crate::device::Device;
 use crate::engine::Reap;
@@ -274,10 +274,10 @@ impl BufferPool for PinnedPool {
         self.ring.buffers
     }
 
-    fn acquire(&self) -> Option<PooledBuffer> {
+    fn acquire(&self, cancel: &Cancel) -> Option<PooledBuffer> {
         let mut state = self.shared.lock();
         loop {
-            if state.closed || state.has_none() {
+            if state.closed || state.has_none() || cancel.is_cancelled() {
                 return None;
             }
             if let Some(memory) = state.free.pop() {
@@ -349,7 +349,8 @@ mod tests {
             let (device, pool) = pool(pinnable);
             for (asked, promised) in [(2, 2), (9, 5), (0, 1), (5, 5)] {
                 assert_eq!(pool.open(asked), promised);
-                let lent: Vec<_> = (0..promised).map(|_| pool.acquire().unwrap()).collect();
+                let lent: Vec<_> =
+                    (0..promised).map(|_| pool.acquire(&Cancel::default()).unwrap()).collect();
                 assert!(lent.iter().all(|buffer| buffer.len() == 100));
             }
             let mut stats = CopyStats::default();
@@ -363,7 +364,7 @@ mod tests {
     #[test]
     fn buffers_that_outlive_the_pool_are_unpinned_when_they_come_back() {
         let (device, pool) = pool(500);
-        let lent = pool.acquire().unwrap();
+        let lent = pool.acquire(&Cancel::default()).unwrap();
         drop(pool);
         assert_eq!(device.usage().pinned_bytes, 100);
         drop(lent);
@@ -374,8 +375,8 @@ mod tests {
     fn a_closed_pool_lends_nothing_until_it_is_opened() {
         let (_, pool) = pool(500);
         pool.close();
-        assert!(pool.acquire().is_none());
+        assert!(pool.acquire(&Cancel::default()).is_none());
         pool.open(1);
-        assert!(pool.acquire().is_some());
+        assert!(pool.acquire(&Cancel::default()).is_some());
     }
 }

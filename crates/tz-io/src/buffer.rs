@@ -1,14 +1,16 @@
 //! Staging memory under a hard budget. Owns the [`BufferPool`] trait and [`HeapPool`].
 //!
 //! A fetch starts only once it holds its buffer: that is the backpressure. A buffer returns to its pool when it is
-//! dropped, whoever dropped it.
+//! dropped, whoever dropped it. Loads that run at once share one budget by shares of one pool.
 
 use std::fmt;
 use std::io;
 use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::memory::{Arena, ArenaSlice};
+use crate::options::Cancel;
 
 /// Buffers of one length, lent and returned.
 pub trait BufferPool: Send + Sync + fmt::Debug {
@@ -18,8 +20,9 @@ pub trait BufferPool: Send + Sync + fmt::Debug {
     /// How many buffers there are.
     fn buffers(&self) -> usize;
 
-    /// Waits for a buffer; `None` once the pool is closed.
-    fn acquire(&self) -> Option<PooledBuffer>;
+    /// Waits for a buffer; `None` once the pool is closed or `cancel` is set. Whoever cancels need not wait for a
+    /// consumer that keeps every buffer.
+    fn acquire(&self, cancel: &Cancel) -> Option<PooledBuffer>;
 
     /// Wakes everyone who waits: the work has failed or was cancelled.
     fn close(&self);
@@ -75,9 +78,14 @@ impl Drop for PooledBuffer {
 }
 
 /// A pool on ordinary memory.
+///
+/// Closing ends a pool for good, and a load that fails closes the one it was given. So loads that run at once each get
+/// a share of their own ([`HeapPool::share`]): they lend from the same memory, and fail alone.
 #[derive(Debug)]
 pub struct HeapPool {
     shared: Arc<Shared>,
+    /// Set under the lock of `shared`, so that nobody begins to wait meanwhile.
+    closed: AtomicBool,
     buffer_len: usize,
     buffers: usize,
 }
@@ -91,7 +99,6 @@ struct Shared {
 #[derive(Debug)]
 struct State {
     free: Vec<Box<dyn BufferMemory>>,
-    closed: bool,
 }
 
 impl HeapPool {
@@ -104,12 +111,29 @@ impl HeapPool {
         let mut arena = Arena::new(total)?;
         let slices = (0..buffers).filter_map(|_| arena.take(buffer_len));
         let free = slices.map(|slice| Box::new(slice) as Box<dyn BufferMemory>).collect();
-        let state = Mutex::new(State { free, closed: false });
+        let state = Mutex::new(State { free });
         Ok(Self {
             shared: Arc::new(Shared { state, returned: Condvar::new() }),
+            closed: AtomicBool::new(false),
             buffer_len,
             buffers,
         })
+    }
+
+    /// The same buffers for one more load: all shares together never lend more than the pool has, and closing one
+    /// leaves the others open.
+    #[must_use]
+    pub fn share(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            closed: AtomicBool::new(false),
+            buffer_len: self.buffer_len,
+            buffers: self.buffers,
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -122,10 +146,14 @@ impl BufferPool for HeapPool {
         self.buffers
     }
 
-    fn acquire(&self) -> Option<PooledBuffer> {
-        let mut state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
+    fn acquire(&self, cancel: &Cancel) -> Option<PooledBuffer> {
+        let mut state = self.state();
         loop {
-            if state.closed {
+            if self.closed.load(Ordering::Relaxed) || cancel.is_cancelled() {
+                if !state.free.is_empty() {
+                    // Who was woken for a buffer and does not take it wakes another share's reader.
+                    self.shared.returned.notify_one();
+                }
                 return None;
             }
             if let Some(memory) = state.free.pop() {
@@ -136,12 +164,14 @@ impl BufferPool for HeapPool {
                 };
                 return Some(PooledBuffer::new(memory, Arc::new(give_back)));
             }
-            state = self.shared.returned.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = cancel.wait(&self.shared.returned, state);
         }
     }
 
     fn close(&self) {
-        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
+        let state = self.state();
+        self.closed.store(true, Ordering::Relaxed);
+        drop(state);
         self.shared.returned.notify_all();
     }
 }

@@ -1,7 +1,8 @@
 //! What callers can choose about reading. Owns [`ReadOptions`], [`Cancel`] and [`Progress`].
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tz_crypto::{KdfLimits, Secret};
 use tz_format::Limits;
@@ -76,6 +77,9 @@ pub(crate) fn available_cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from).min(DEFAULT_MAX_READERS)
 }
 
+/// How often who waits looks whether the work was cancelled.
+const POLL: Duration = Duration::from_millis(50);
+
 /// A flag that stops work in progress; clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Cancel(Arc<AtomicBool>);
@@ -90,6 +94,13 @@ impl Cancel {
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.0.load(Ordering::Relaxed)
+    }
+
+    /// Waits until `changed` is signalled, but never so long that a flag set meanwhile goes unnoticed: whoever calls
+    /// looks at both again. For implementers of [`crate::BufferPool`].
+    #[must_use]
+    pub fn wait<'a, T>(&self, changed: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+        changed.wait_timeout(guard, POLL).unwrap_or_else(PoisonError::into_inner).0
     }
 
     /// # Errors

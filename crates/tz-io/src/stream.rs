@@ -3,8 +3,12 @@
 //! A reader thread takes a buffer, fills it with one fetch of the plan, checks it and hands it on. The consumer owns
 //! the buffer from then on; when it drops it, the buffer goes back to the pool and the next fetch can start. So memory
 //! in flight never exceeds the pool, whatever the size of the tensors.
+//!
+//! Buffer first, fetch second: a reader that waits for a tensor's header waits for one that has its buffer already.
+//! The other way round, loads that share a pool would take each other's last buffers and wait for ever.
 
 use std::io::{self, IoSliceMut};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::buffer::{BufferPool, PooledBuffer};
 use crate::check::{Checks, HeaderFacts, corruption};
@@ -87,11 +91,13 @@ pub(crate) fn run(
     let slots = slots_of(plan, file.entries().len());
     let [requests, fetch_time, decrypt_time, verify_time, wait_time, consume_time] =
         std::array::from_fn(|_| Counter::default());
-    let work = |(): &mut (), i: usize| {
-        let Some(fetch) = plan.fetches.get(i) else {
+    let next = AtomicUsize::new(0);
+    let work = |(): &mut ()| {
+        let mut buffer =
+            wait_time.time(|| pool.acquire(&options.cancel)).ok_or(IoError::Cancelled)?;
+        let Some(fetch) = plan.fetches.get(next.fetch_add(1, Ordering::Relaxed)) else {
             return Ok(());
         };
-        let mut buffer = wait_time.time(|| pool.acquire()).ok_or(IoError::Cancelled)?;
         let bytes = buffer.get_mut(..fetch.len()).unwrap_or_default();
         requests.add(1);
         fetch_time
@@ -121,8 +127,8 @@ pub(crate) fn run(
         threads,
         &options.cancel,
         || (),
-        |state, i| {
-            work(state, i).inspect_err(|_| {
+        |state, _| {
+            work(state).inspect_err(|_| {
                 pool.close();
                 checks.abort();
             })
@@ -227,7 +233,7 @@ fn irregular(
         decrypt::each_chunk(file, tensor, facts, &options.cancel, |offset, plain| {
             for part in own {
                 if result.is_ok() {
-                    result = show(file, part, offset, plain, pool, consumer);
+                    result = show(file, part, offset, plain, pool, &options.cancel, consumer);
                 }
             }
         })?;
@@ -243,6 +249,7 @@ fn show(
     offset: u64,
     plain: &[u8],
     pool: &dyn BufferPool,
+    cancel: &Cancel,
     consumer: &dyn Consumer,
 ) -> Result<(), IoError> {
     let from = offset.max(part.offset);
@@ -253,7 +260,7 @@ fn show(
         return Ok(());
     };
     for piece in plain.get(start..end).unwrap_or_default().chunks(pool.buffer_len()) {
-        let mut buffer = pool.acquire().ok_or(IoError::Cancelled)?;
+        let mut buffer = pool.acquire(cancel).ok_or(IoError::Cancelled)?;
         if let Some(place) = buffer.get_mut(..piece.len()) {
             place.copy_from_slice(piece);
         }

@@ -115,7 +115,8 @@ impl Source {
         let pool = staging.pool(self.location())?;
         let (fetch, consume, bytes) = (Clock::default(), Clock::default(), AtomicU64::new(0));
         parallel::for_each(pieces.len(), staging.buffers, &job.read.cancel, |i| {
-            let (Some(&(tensor, at, len)), Some(mut buffer)) = (pieces.get(i), pool.acquire())
+            let (Some(&(tensor, at, len)), Some(mut buffer)) =
+                (pieces.get(i), pool.acquire(&job.read.cancel))
             else {
                 return Ok(());
             };

@@ -4,7 +4,8 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::buffer::{BufferMemory, BufferPool, PooledBuffer};
+use crate::buffer::{BufferMemory, BufferPool, HeapPool, PooledBuffer};
+use crate::options::Cancel;
 
 /// Wraps a pool and counts the buffers that are out.
 #[derive(Debug)]
@@ -46,6 +47,14 @@ impl<P: BufferPool> RecordingPool<P> {
     }
 }
 
+impl RecordingPool<HeapPool> {
+    /// A share of the inner pool; what all shares lend is counted together.
+    #[must_use]
+    pub fn share(&self) -> Self {
+        Self { inner: self.inner.share(), counts: Arc::clone(&self.counts) }
+    }
+}
+
 impl<P: BufferPool> BufferPool for RecordingPool<P> {
     fn buffer_len(&self) -> usize {
         self.inner.buffer_len()
@@ -55,8 +64,8 @@ impl<P: BufferPool> BufferPool for RecordingPool<P> {
         self.inner.buffers()
     }
 
-    fn acquire(&self) -> Option<PooledBuffer> {
-        let buffer = self.inner.acquire()?;
+    fn acquire(&self, cancel: &Cancel) -> Option<PooledBuffer> {
+        let buffer = self.inner.acquire(cancel)?;
         let out = self.counts.out.fetch_add(1, Ordering::SeqCst) + 1;
         self.counts.most_out.fetch_max(out, Ordering::SeqCst);
         self.counts.acquired.fetch_add(1, Ordering::SeqCst);

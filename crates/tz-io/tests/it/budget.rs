@@ -18,7 +18,8 @@ fn counting(buffer_len: usize, buffers: usize) -> RecordingPool<HeapPool> {
 fn a_pool_lends_each_byte_of_its_budget_once() {
     let pool = counting(1000, 3);
     assert_eq!((pool.buffer_len(), pool.buffers()), (1000, 3));
-    let mut lent: Vec<_> = (0..3).map(|_| pool.acquire().expect("open")).collect();
+    let mut lent: Vec<_> =
+        (0..3).map(|_| pool.acquire(&Cancel::default()).expect("open")).collect();
     for (i, buffer) in lent.iter_mut().enumerate() {
         assert_eq!(buffer.len(), 1000);
         buffer.copy_from_slice(&paint(i, 1000));
@@ -34,12 +35,12 @@ fn a_pool_lends_each_byte_of_its_budget_once() {
 #[test]
 fn who_finds_no_buffer_waits_for_one() {
     let pool = pool(10, 1);
-    let first = pool.acquire().expect("open");
+    let first = pool.acquire(&Cancel::default()).expect("open");
     std::thread::scope(|scope| {
         let (sender, got) = mpsc::channel();
         let pool = &pool;
         scope.spawn(move || {
-            let buffer = pool.acquire();
+            let buffer = pool.acquire(&Cancel::default());
             sender.send(buffer.is_some()).expect("listening");
         });
         assert!(got.try_recv().is_err(), "the only buffer is out");
@@ -51,16 +52,16 @@ fn who_finds_no_buffer_waits_for_one() {
 #[test]
 fn closing_wakes_everyone_who_waits() {
     let pool = pool(10, 1);
-    let held = pool.acquire().expect("open");
+    let held = pool.acquire(&Cancel::default()).expect("open");
     std::thread::scope(|scope| {
-        let waiting = [(); 3].map(|()| scope.spawn(|| pool.acquire().is_none()));
+        let waiting = [(); 3].map(|()| scope.spawn(|| pool.acquire(&Cancel::default()).is_none()));
         pool.close();
         for waiter in waiting {
             assert!(waiter.join().expect("no panic"));
         }
     });
     drop(held);
-    assert!(pool.acquire().is_none(), "closed for good");
+    assert!(pool.acquire(&Cancel::default()).is_none(), "closed for good");
 }
 
 /// Streams through every combination of few buffers, short buffers and many readers.

@@ -11,6 +11,7 @@ mod foreign;
 mod hostile;
 mod io_pattern;
 mod round_trip;
+mod shared_budget;
 mod verify;
 mod write;
 mod write_contents;

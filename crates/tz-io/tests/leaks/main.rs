@@ -3,9 +3,9 @@
 use std::io::Cursor;
 
 use tz_format::{Element, Limits, TensorSpec};
-use tz_io::testing::{PaintedTensors, RecordingPool};
+use tz_io::testing::{FaultSource, MemoryFile, PaintedTensors, RecordingPool, SourceFault};
 use tz_io::{
-    Cancel, HeapPool, Location, Piece, ReadOptions, Selection, StreamSource, TensorFile,
+    Cancel, HeapPool, IoError, Location, Piece, ReadOptions, Selection, StreamSource, TensorFile,
     WriteOptions, write,
 };
 
@@ -20,8 +20,71 @@ fn mappings() -> usize {
     maps.lines().count()
 }
 
+/// Writable mappings of at least `len` bytes: arenas of loads. The allocator's reserves are not writable.
+fn arenas(len: usize) -> usize {
+    let maps = std::fs::read_to_string("/proc/self/maps").expect("/proc");
+    let is_arena = |line: &&str| {
+        let mut fields = line.split_whitespace();
+        let (start, end) = fields.next().and_then(|range| range.split_once('-')).expect("a range");
+        let at = |text| usize::from_str_radix(text, 16).expect("an address");
+        fields.next() == Some("rw-p") && at(end) - at(start) >= len
+    };
+    maps.lines().filter(is_arena).count()
+}
+
+/// A load of `bytes` that `fault` befalls where byte `at` is read.
+fn disturbed(
+    bytes: &MemoryFile,
+    at: u64,
+    fault: SourceFault,
+    options: &ReadOptions,
+) -> Result<usize, IoError> {
+    let source = FaultSource::new(bytes.clone()).on_offset(at, fault);
+    let file = TensorFile::from_source(Box::new(source), &Limits::default())?;
+    file.load(&Selection::all(), options).map(|tensors| tensors.len())
+}
+
+fn reading(cancel: Cancel) -> ReadOptions {
+    let mut options = ReadOptions::default();
+    options.readers = Some(3);
+    options.cancel = cancel;
+    options
+}
+
+/// Wherever a load is cancelled or fails, its arena is unmapped when it returns.
+fn arenas_of_broken_loads_are_unmapped() {
+    const LEN: usize = 24 << 20;
+    let spec = TensorSpec::new("large", Element::Uint8, vec![LEN as u64]);
+    let source = PaintedTensors::new(vec![spec]);
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("large.tensors");
+    let mut options = WriteOptions::default();
+    options.fsync = false;
+    write(&source, &Location::File(path.clone()), &options).expect("written");
+    let bytes = MemoryFile::new(std::fs::read(&path).expect("read"));
+    let file = TensorFile::from_source(Box::new(bytes.clone()), &Limits::default());
+    let file = file.expect("valid");
+    let data = file.entries()[0].data_offset;
+    let none = arenas(LEN);
+    let whole = file.load(&Selection::all(), &ReadOptions::default()).expect("valid");
+    assert_eq!(arenas(LEN), none + 1, "an arena would be seen");
+    drop(whole);
+    assert_eq!(arenas(LEN), none);
+    for at in [0, LEN / 2, LEN - (8 << 20)] {
+        for kind in [None, Some(std::io::ErrorKind::TimedOut)] {
+            let cancel = Cancel::default();
+            let fault = kind.map_or(SourceFault::Cancel(cancel.clone()), SourceFault::Fail);
+            let broken = disturbed(&bytes, data + at as u64, fault, &reading(cancel));
+            // Other readers may have taken every piece before the flag was set.
+            assert!(broken.is_err() || kind.is_none(), "{broken:?}");
+            assert_eq!(arenas(LEN), none, "broken at {at}");
+        }
+    }
+}
+
 #[test]
 fn a_thousand_loads_leave_no_thread_descriptor_or_mapping_behind() {
+    arenas_of_broken_loads_are_unmapped();
     let folder = tempfile::tempdir().expect("folder");
     let path = folder.path().join("a.tensors");
     let location = Location::File(path.clone());
@@ -46,10 +109,16 @@ fn a_thousand_loads_leave_no_thread_descriptor_or_mapping_behind() {
         file.stream(&Selection::all(), &reading, &pool, &drop_all).expect("valid");
         assert!(open().load(&Selection::all(), &cancelled).is_err());
         let bytes = std::fs::read(&path).expect("read");
-        let stream = StreamSource::new(Box::new(Cursor::new(bytes)), "stream");
+        let stream = StreamSource::new(Box::new(Cursor::new(bytes.clone())), "stream");
         let file = TensorFile::from_source(Box::new(stream), &Limits::default()).expect("valid");
         assert_eq!(file.load(&Selection::all(), &reading).expect("valid").len(), 8);
         write(&source, &location, &options).expect("written");
+        let (bytes, absent) = (MemoryFile::new(bytes), Location::File(path.with_extension("no")));
+        assert!(TensorFile::open(&absent, &Limits::default()).is_err());
+        for fault in [SourceFault::Flip, SourceFault::Short] {
+            let data = file.entries()[3].data_offset;
+            assert!(disturbed(&bytes, data + 1, fault, &reading).is_err());
+        }
     };
     // What the process keeps once it has warmed up (stacks that the C library caches) is no leak.
     for _ in 0..20 {

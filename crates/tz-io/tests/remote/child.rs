@@ -133,6 +133,8 @@ fn run(job: &str) -> Result<String, Failed> {
         "echo" => Ok(format!("from={from} to={to}")),
         "load" => load(&from),
         "stream" => stream(&from),
+        "share" => share(&from),
+        "again" => again(&from),
         "copy" => {
             let report = copy(&location(&from), &location(&to), &writing())?;
             Ok(format!("bytes={} tensors={}", report.bytes, report.tensors_checked))
@@ -180,6 +182,7 @@ fn writing() -> WriteOptions {
     options.remote = remote();
     options.memory_limit = limit();
     options.fsync = false;
+    options.create_only = env::var("TZ_CREATE").is_ok();
     options
 }
 
@@ -209,6 +212,81 @@ fn stream(uri: &str) -> Result<String, Failed> {
     };
     let stats = file.stream(&Selection::all(), &ReadOptions::default(), &pool, &drop_it)?;
     Ok(format!("bytes={} memory={}", stats.bytes_delivered, status("VmHWM") - before))
+}
+
+/// Streams eight times at once through one pool of as many buffers as the limit allows.
+fn share(uri: &str) -> Result<String, Failed> {
+    let before = status("VmRSS");
+    let buffer = tz_io::PlanOptions::object_storage().piece_len + (64 << 10);
+    let limit = limit().ok_or("no limit")?;
+    let pool = HeapPool::new(usize::try_from(buffer)?, usize::try_from(limit / buffer)?)?;
+    let load = |share: HeapPool| {
+        let drop_it = |piece: Piece| {
+            drop(piece);
+            Ok(())
+        };
+        let stats =
+            open(uri)?.stream(&Selection::all(), &ReadOptions::default(), &share, &drop_it)?;
+        Ok::<u64, Failed>(stats.bytes_delivered)
+    };
+    let bytes = std::thread::scope(|scope| {
+        let loads = [(); 8].map(|()| {
+            let share = pool.share();
+            scope.spawn(move || load(share).map_err(|error| error.to_string()))
+        });
+        let each = loads.into_iter().map(|load| load.join().expect("no panic"));
+        each.sum::<Result<u64, String>>()
+    })?;
+    Ok(format!("bytes={bytes} memory={}", status("VmHWM") - before))
+}
+
+/// A thousand loads that end well, are cancelled, or fail in one way or another; what the process had before and after.
+fn again(uri: &str) -> Result<String, Failed> {
+    let mut loads = 0;
+    let mut round = || -> Result<(), Failed> {
+        let file = open(&format!("{uri}/good"))?;
+        let mut options = ReadOptions::default();
+        options.readers = Some(2);
+        file.load(&Selection::all(), &options)?;
+        let pool = HeapPool::new(128 << 10, 2)?;
+        let cancel = |piece: Piece| {
+            drop(piece);
+            options.cancel.cancel();
+            Ok(())
+        };
+        let cancelled = file.stream(&Selection::all(), &options, &pool, &cancel);
+        let absent = open(&format!("{uri}/absent"));
+        let broken = open(&format!("{uri}/broken"));
+        let damaged = open(&format!("{uri}/damaged"))?;
+        let damaged = damaged.load(&Selection::all(), &ReadOptions::default());
+        if cancelled.is_ok() || absent.is_ok() || broken.is_ok() || damaged.is_ok() {
+            return Err("a load ended well that must not".into());
+        }
+        loads += 5;
+        Ok(())
+    };
+    for _ in 0..20 {
+        round()?;
+    }
+    let before = counts();
+    for _ in 0..200 {
+        round()?;
+    }
+    let after = counts();
+    let mut report = format!("loads={}", loads - 100);
+    for (name, (before, after)) in
+        ["threads", "descriptors", "mappings"].iter().zip(before.into_iter().zip(after))
+    {
+        report.push_str(&format!(" {name}_before={before} {name}_after={after}"));
+    }
+    Ok(report)
+}
+
+/// Threads, open descriptors and memory mappings of this process.
+fn counts() -> [usize; 3] {
+    let entries = |folder: &str| std::fs::read_dir(folder).expect("/proc").count();
+    let maps = std::fs::read_to_string("/proc/self/maps").expect("/proc");
+    [entries("/proc/self/task"), entries("/proc/self/fd"), maps.lines().count()]
 }
 
 /// A line of this process's memory, in bytes.

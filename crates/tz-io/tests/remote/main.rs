@@ -12,6 +12,7 @@ mod edges;
 mod faults;
 mod fronts;
 mod killed;
+mod many_loads;
 mod memory;
 mod one_percent;
 mod proxies;

@@ -63,6 +63,16 @@ fn a_process_that_streams_stays_near_its_limit() {
 }
 
 #[test]
+fn a_process_of_many_loads_stays_near_their_one_limit() {
+    let server = Server::new(Objects::default().with("/model.tensors", large(TENSOR / 8)));
+    let job = Job::new("share", &server.url("/model.tensors"), "");
+    let outcome = job.env("TZ_LIMIT", LIMIT.to_string()).run().expect_ok();
+    assert_eq!(outcome.number("bytes"), TENSOR);
+    let memory = outcome.number("memory");
+    assert!(memory <= LIMIT + 64 * MIB, "{} MiB", memory / MIB);
+}
+
+#[test]
 fn a_process_that_uploads_stays_near_its_limit() {
     let server = Server::new(S3::new(None));
     let job = Job::new("save", &(256 * MIB).to_string(), "s3://bucket/model.tensors")

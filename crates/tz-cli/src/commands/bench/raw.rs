@@ -68,7 +68,7 @@ impl Baseline {
         let len = usize::try_from(self.bytes).unwrap_or(usize::MAX);
         let memory =
             HeapPool::new(len, 1).map_err(|error| Failure::io("memory", "reserve", &error))?;
-        let mut buffer = memory.acquire().ok_or_else(Failure::cancelled)?;
+        let mut buffer = memory.acquire(&job.read.cancel).ok_or_else(Failure::cancelled)?;
         let mut pieces = Vec::new();
         let mut rest = &mut *buffer;
         for (file, range) in &self.ranges {
