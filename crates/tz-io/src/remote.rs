@@ -5,6 +5,7 @@
 //! tag and length of each answer are compared with the first. A range that fails is resumed where it broke off.
 
 mod client;
+mod clouds;
 mod credentials;
 mod direct;
 mod gate;

@@ -7,14 +7,13 @@ use std::time::{Duration, Instant};
 
 use http::Method;
 use object_store::aws::AmazonS3Builder;
-use object_store::azure::MicrosoftAzureBuilder;
-use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::multipart::MultipartStore;
 use object_store::path::Path;
 use object_store::signer::Signer;
-use object_store::{ClientOptions, ObjectStore, RetryConfig};
+use object_store::{ClientOptions, ObjectStore, ObjectStoreExt as _, RetryConfig};
 use url::Url;
 
+use super::clouds;
 use super::credentials::{self, Resolved};
 use super::options::{Addressing, RemoteOptions};
 use super::presigned::answered;
@@ -35,12 +34,21 @@ pub(crate) trait Store: ObjectStore + Signer + MultipartStore {}
 
 impl<T: ObjectStore + Signer + MultipartStore> Store for T {}
 
+/// A store, and how requests to it are authorised.
+pub(crate) struct Access {
+    pub(crate) store: Arc<dyn Store>,
+    /// Makes URLs: the store itself, or one with a placeholder for a key.
+    pub(crate) signer: Arc<dyn Store>,
+    /// What stands in a URL instead of the signer's query, which then only told the address.
+    pub(crate) instead: Option<String>,
+}
+
 /// Signs requests for one object.
 pub(crate) struct Signed {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) path: Path,
-    /// Whether requests carry no signature.
-    pub(crate) anonymous: bool,
+    signer: Arc<dyn Store>,
+    instead: Option<String>,
     name: String,
     get: Mutex<Option<(Url, Instant)>>,
 }
@@ -65,30 +73,26 @@ impl Signed {
             location: name.clone(),
             why: "the key has empty or relative segments",
         })?;
-        let (store, anonymous): (Arc<dyn Store>, bool) = match store {
+        let access = match store {
             StoreKind::S3 => {
                 let resolved = credentials::resolve(&options.s3, &name).await?;
                 let source = &resolved.source;
                 tracing::info!(location = name, credentials = source, "credentials found");
                 let store = s3(bucket, &resolved, options, &name)?.build().map_err(failed)?;
-                (Arc::new(store), resolved.keys.is_none() && resolved.ambient.is_none())
+                let anonymous = resolved.keys.is_none() && resolved.ambient.is_none();
+                let (store, instead) = (Arc::new(store), anonymous.then(String::new));
+                Access { signer: Arc::clone(&store) as _, store, instead }
             }
-            StoreKind::Gcs => {
-                let builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket);
-                let builder = builder
-                    .with_client_options(client_options(options, &name)?)
-                    .with_retry(retry());
-                (Arc::new(builder.build().map_err(failed)?), false)
-            }
-            StoreKind::Azure => {
-                let builder = MicrosoftAzureBuilder::from_env().with_container_name(bucket);
-                let builder = builder
-                    .with_client_options(client_options(options, &name)?)
-                    .with_retry(retry());
-                (Arc::new(builder.build().map_err(failed)?), false)
-            }
+            StoreKind::Gcs => clouds::google(bucket, options, &name)?,
+            StoreKind::Azure => clouds::azure(bucket, options, &name)?,
         };
-        Ok(Self { store, path, anonymous, name, get: Mutex::new(None) })
+        let Access { store, signer, instead } = access;
+        Ok(Self { store, path, signer, instead, name, get: Mutex::new(None) })
+    }
+
+    /// Whether the signatures of [`Self::store`] are placeholders, to be left out.
+    pub(crate) fn is_anonymous(&self) -> bool {
+        self.instead.as_deref() == Some("")
     }
 
     /// A URL that authorises `method` on the object for a while.
@@ -100,12 +104,12 @@ impl Signed {
             return Ok(url.clone());
         }
         let made = Instant::now();
-        let signed = self.store.signed_url(method.clone(), &self.path, SIGNED_FOR).await;
+        let signed = self.signer.signed_url(method.clone(), &self.path, SIGNED_FOR).await;
         let mut url = signed
             .map_err(|error| Failure::permanent(format!("no credentials: {}", reason(&error))))?;
-        if self.anonymous {
+        if let Some(instead) = &self.instead {
             // Signed with placeholders only to learn the address.
-            url.set_query(None);
+            url.set_query(Some(&**instead).filter(|query| !query.is_empty()));
         }
         if method == Method::GET {
             *self.get.lock().unwrap_or_else(PoisonError::into_inner) = Some((url.clone(), made));
@@ -117,6 +121,11 @@ impl Signed {
     pub(crate) fn signed_before(&self) -> Option<Url> {
         let signed = self.get.lock().unwrap_or_else(PoisonError::into_inner);
         signed.as_ref().map(|(url, _)| url.clone())
+    }
+
+    /// Length of the object, where there is one.
+    pub(crate) async fn len(&self) -> Option<u64> {
+        self.store.head(&self.path).await.ok().map(|head| head.size)
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -157,7 +166,7 @@ pub(crate) fn reason(error: &object_store::Error) -> String {
 }
 
 /// The stores' own requests are few and small, or parts of an upload; this is how they are tried again.
-fn retry() -> RetryConfig {
+pub(crate) fn retry() -> RetryConfig {
     RetryConfig {
         max_retries: 8,
         retry_timeout: Duration::from_secs(300),
@@ -165,7 +174,10 @@ fn retry() -> RetryConfig {
     }
 }
 
-fn client_options(options: &RemoteOptions, name: &str) -> Result<ClientOptions, IoError> {
+pub(crate) fn client_options(
+    options: &RemoteOptions,
+    name: &str,
+) -> Result<ClientOptions, IoError> {
     // A part of an upload may take long on a slow link; what must not happen is that nothing moves.
     let mut client = ClientOptions::new()
         .with_timeout_disabled()

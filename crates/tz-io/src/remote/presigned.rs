@@ -11,7 +11,6 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use object_store::ObjectStoreExt as _;
 use object_store::path::Path;
 use object_store::signer::SignedUrlOptions;
 
@@ -27,7 +26,7 @@ use crate::error::IoError;
 
 const STARTING: &str = "start an upload to";
 const UPLOADING: &str = "upload to";
-const COMPLETING: &str = "complete the upload to";
+pub(crate) const COMPLETING: &str = "complete the upload to";
 const REMOVING: &str = "remove an unfinished upload of";
 const LISTING: &str = "list unfinished uploads of";
 
@@ -146,14 +145,11 @@ impl S3Object {
             // The store may keep the connection alive and answer 200 before it knows.
             StatusCode::OK if !answer.text.contains("<Error>") => Ok(()),
             // The upload is gone, and a completion was not answered: most likely it was that which took effect.
-            StatusCode::NOT_FOUND if answer.in_doubt && self.len().await == Some(len) => Ok(()),
+            StatusCode::NOT_FOUND if answer.in_doubt && self.signed.len().await == Some(len) => {
+                Ok(())
+            }
             _ => Err(self.refused(&answer, COMPLETING)),
         }
-    }
-
-    /// Length of the object, where there is one.
-    pub(crate) async fn len(&self) -> Option<u64> {
-        self.signed.store.head(&self.signed.path).await.ok().map(|head| head.size)
     }
 
     /// Removes an upload and its parts.
@@ -204,7 +200,7 @@ impl S3Object {
         let store = &self.signed.store;
         let url = store.signed_url_opts(ask.method.clone(), ask.path, SIGNED_FOR, &sign).await;
         let mut url = url.map_err(failed(name, doing))?;
-        if self.signed.anonymous {
+        if self.signed.is_anonymous() {
             // Signed with placeholders only to learn the address.
             url.query_pairs_mut().clear().extend_pairs(ask.query);
         }

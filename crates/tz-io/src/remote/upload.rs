@@ -14,6 +14,7 @@ use object_store::multipart::PartId;
 use object_store::{MultipartId, PutMode, PutOptions, PutPayload};
 use tokio::sync::watch;
 
+use super::clouds::commit_new;
 use super::object::{Signed, failed};
 use super::options::RemoteOptions;
 use super::presigned::{S3Object, exists};
@@ -100,10 +101,12 @@ impl Route {
         tags: Vec<String>,
         len: u64,
         create_only: bool,
+        options: &RemoteOptions,
     ) -> Result<(), IoError> {
         match self {
             Self::One(..) => Ok(()),
             Self::S3(object, id) => object.complete(id, &tags, len, create_only).await,
+            Self::Other(signed, _) if create_only => commit_new(signed, options, &tags).await,
             Self::Other(Signed { store, path, .. }, id) => {
                 let parts = tags.into_iter().map(|content_id| PartId { content_id }).collect();
                 let done = store.complete_multipart(path, id, parts).await;
@@ -179,7 +182,6 @@ impl MultipartOutput {
             let why = "HTTP servers can be read from, not written to";
             return Err(IoError::Unsupported { location: name, why });
         };
-        let is_s3 = *store == StoreKind::S3;
         let part_len = part_len(file_len, memory);
         let route = block_on(async {
             let signed = Signed::new(location, options).await?;
@@ -188,10 +190,14 @@ impl MultipartOutput {
                 let mode = if create_only { PutMode::Create } else { PutMode::Overwrite };
                 return Ok(Route::One(signed, mode));
             }
-            if !is_s3 {
-                if create_only {
-                    let why = "only S3 can create a large object conditionally";
+            if *store != StoreKind::S3 {
+                if create_only && *store == StoreKind::Gcs {
+                    let why = "Google Cloud Storage creates no object conditionally that is \
+                        larger than one part";
                     return Err(IoError::Unsupported { location: name.clone(), why });
+                }
+                if create_only && signed.len().await.is_some() {
+                    return Err(exists(&name));
                 }
                 let id = signed.store.create_multipart(&signed.path).await;
                 let id = id.map_err(failed(&name, "start an upload to"))?;
@@ -199,7 +205,7 @@ impl MultipartOutput {
             }
             let object = S3Object::new(signed, options)?;
             // Cheaper to learn now than after the upload; the completion decides.
-            if create_only && object.len().await.is_some() {
+            if create_only && object.signed.len().await.is_some() {
                 return Err(exists(&name));
             }
             object.warn_of_unfinished(key).await;
@@ -286,7 +292,8 @@ impl MultipartOutput {
             self.send(0, Vec::new());
         }
         let tags = self.tags()?;
-        block_on(self.shared.route.complete(tags, self.file_len, self.create_only))?;
+        let route = &self.shared.route;
+        block_on(route.complete(tags, self.file_len, self.create_only, &self.options))?;
         self.finished = true;
         Ok(())
     }

@@ -5,6 +5,7 @@ mod model;
 mod server;
 
 mod changed;
+mod clouds;
 mod concurrency;
 mod copies;
 mod credentials;

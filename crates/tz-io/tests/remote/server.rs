@@ -2,6 +2,7 @@
 
 pub(crate) mod body;
 pub(crate) mod fault;
+pub(crate) mod google;
 pub(crate) mod objects;
 pub(crate) mod proxy;
 pub(crate) mod s3;

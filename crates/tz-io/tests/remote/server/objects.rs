@@ -112,6 +112,18 @@ impl Objects {
         self.0.lock().expect("no panic").remove(path);
     }
 
+    pub(crate) fn holds(&self, path: &str) -> bool {
+        self.0.lock().expect("no panic").contains_key(path)
+    }
+
+    /// What stands there, in memory.
+    pub(crate) fn bytes(&self, path: &str) -> Option<Bytes> {
+        match &self.0.lock().expect("no panic").get(path)?.content {
+            Content::Bytes(bytes) => Some(bytes.clone()),
+            _ => None,
+        }
+    }
+
     fn find(&self, request: &Request<Incoming>) -> Reply {
         let objects = self.0.lock().expect("no panic");
         let Some(object) = objects.get(request.uri().path()) else {
