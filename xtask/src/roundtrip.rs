@@ -12,9 +12,11 @@ use anyhow::{Context, Result};
 use crate::bench::{Contender, Sample, Series, alternate, raw_read_of};
 use crate::product::{self, Product, Transfer};
 use crate::report::{gigabytes_per_second, parse_size, table};
+use crate::servers::Azurite;
 use crate::sys::Finished;
 use crate::workspace;
 
+mod azure;
 mod stores;
 
 use stores::Stores;
@@ -30,7 +32,7 @@ pub(crate) struct Args {
     /// Keep the files and say where they are
     #[arg(long)]
     keep: bool,
-    /// S3 by Garage, built first if the cache has none (ten minutes), never by s3s-fs
+    /// S3 by Garage, built first if the cache has none (ten minutes), never by s3s-fs; Azure by Azurite or not at all
     #[arg(long)]
     servers: bool,
 }
@@ -107,6 +109,16 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     println!("\n4. Copied from store to store:");
     for copied in stores.copy_around(&product, &saved, folder.path())? {
         println!("     {copied}: every byte equal");
+    }
+    println!("\n5. Over Azure's interface, served by Azurite:");
+    match Azurite::start() {
+        Ok(azurite) => {
+            for line in azure::check(&azurite, &product, &checkpoint, &saved, folder.path())? {
+                println!("     {line}");
+            }
+        }
+        Err(error) if !args.servers => println!("     left out: {error:#}"),
+        Err(error) => return Err(error.context("Azurite")),
     }
     println!(
         "Every tensor came back equal over {} routes. Rates are medians of {ROUNDS} fresh processes; \

@@ -1,4 +1,4 @@
-//! Real servers on 127.0.0.1 for the checks and benchmarks: nginx, and an S3 server.
+//! Real servers on 127.0.0.1 for the checks and benchmarks: nginx, an S3 server, and Azurite.
 //!
 //! Each runs in a temporary folder of its own on a port that was free, and is stopped when it is
 //! dropped. A server that does not come up, or that dies, takes its log into the error.
@@ -12,9 +12,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+mod azurite;
 mod nginx;
 mod s3;
 
+pub(crate) use azurite::Azurite;
 pub(crate) use nginx::Nginx;
 pub(crate) use s3::{BUCKET, S3};
 
