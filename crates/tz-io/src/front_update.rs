@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::IoError;
 use crate::file::TensorFile;
+use crate::folders::sync_folder;
 use crate::location::Location;
 use crate::remote::{self, RemoteOptions};
 use crate::writer::folder;
@@ -97,15 +98,24 @@ fn on_disk(path: &Path, name: &str, old: &[u8], new: &[u8]) -> Result<(), IoErro
     let backup = backup_path(path);
     let kept = || -> io::Result<()> {
         let folder = folder(path);
-        let mut temporary = tempfile::NamedTempFile::new_in(folder)?;
+        let mut temporary =
+            tempfile::Builder::new().prefix(".tz-").suffix(".tmp").tempfile_in(folder)?;
         io::Write::write_all(&mut temporary, old)?;
         io::Write::write_all(&mut temporary, new)?;
         temporary.as_file().sync_all()?;
         temporary.persist(&backup).map_err(|error| error.error)?;
-        File::open(folder)?.sync_all()
+        sync_folder(folder)
     };
-    kept().map_err(IoError::io(name, "keep the old front beside"))?;
-    write(&file, new, name)?;
+    kept().map_err(|error| {
+        // Nothing was changed yet. A file that stays says the same as the front that is there.
+        let _ = std::fs::remove_file(&backup);
+        IoError::io(name, "keep the old front beside")(error)
+    })?;
+    if let Err(error) = write(&file, new, name) {
+        // What cannot be undone now is undone by the next call, as after a power cut.
+        let _ = write(&file, old, name).and_then(|()| remove(&backup, name));
+        return Err(error);
+    }
     remove(&backup, name)
 }
 
@@ -115,7 +125,7 @@ fn write(file: &File, front: &[u8], name: &str) -> Result<(), IoError> {
 }
 
 fn remove(backup: &Path, name: &str) -> Result<(), IoError> {
-    let gone = std::fs::remove_file(backup).and_then(|()| File::open(folder(backup))?.sync_all());
+    let gone = std::fs::remove_file(backup).and_then(|()| sync_folder(folder(backup)));
     gone.map_err(IoError::io(name, "remove the old front beside"))
 }
 

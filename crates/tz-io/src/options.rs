@@ -98,7 +98,6 @@ impl Cancel {
 
     /// Waits until `changed` is signalled, but never so long that a flag set meanwhile goes unnoticed: whoever calls
     /// looks at both again. For implementers of [`crate::BufferPool`].
-    #[must_use]
     pub fn wait<'a, T>(&self, changed: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
         changed.wait_timeout(guard, POLL).unwrap_or_else(PoisonError::into_inner).0
     }

@@ -135,7 +135,7 @@ impl Image {
                 at += block.len() as u64;
             }
         }
-        file.sync_all().map_err(Error::io(path, "sync"))
+        Ok(())
     }
 
     /// Makes the file from a packed one, through bounded memory; hashes and tags are checked on the way.
@@ -154,8 +154,15 @@ impl Image {
                 file.write_all_at(bytes, at.ok_or(std::io::ErrorKind::InvalidData)?)
             })
         };
+        // A stream says which tensor it was at; the file that was written is for the consumer to say.
+        let consumer = |piece: Piece| {
+            consumer(piece).map_err(|source| {
+                let (location, doing) = (path.display().to_string(), "write");
+                std::io::Error::new(source.kind(), IoError::Io { location, doing, source })
+            })
+        };
         source.stream(&Selection::all(), options, &pool, &consumer)?;
-        file.sync_all().map_err(Error::io(path, "sync"))
+        Ok(())
     }
 
     fn create(&self, path: &Path) -> Result<File, Error> {

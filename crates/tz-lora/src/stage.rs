@@ -2,12 +2,13 @@
 
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
-use tz_io::{Location, WriteOptions, copy};
+use tz_io::{Location, WriteOptions, copy, create_folders, sync_folder};
 use tz_model::ArtifactDir;
 
+use crate::CONFIG_FILE;
 use crate::error::Error;
 
 /// What was written.
@@ -45,7 +46,7 @@ impl<'a> Stage<'a> {
         builder.prefix(".tz-lora-");
         let temporary = match folder.local() {
             Some(path) => {
-                std::fs::create_dir_all(path).map_err(Error::io(path, "create"))?;
+                create_folders(path, options.fsync).map_err(Error::io(path, "create"))?;
                 builder.tempdir_in(path).map_err(Error::io(path, "create a folder in"))?
             }
             None => {
@@ -83,10 +84,7 @@ impl<'a> Stage<'a> {
     /// A small file.
     pub(crate) fn put(&mut self, name: &'static str, bytes: &[u8]) -> Result<(), Error> {
         let path = self.path(name);
-        let written = File::create_new(&path).and_then(|mut file| {
-            file.write_all(bytes)?;
-            file.sync_all()
-        });
+        let written = File::create_new(&path).and_then(|mut file| file.write_all(bytes));
         written.map_err(Error::io(&path, "write"))?;
         self.staged(name)
     }
@@ -95,6 +93,10 @@ impl<'a> Stage<'a> {
     pub(crate) fn staged(&mut self, name: &'static str) -> Result<(), Error> {
         let path = self.path(name);
         let bytes = path.metadata().map_err(Error::io(&path, "read"))?.len();
+        if self.folder.local().is_some() && self.options.fsync {
+            let synced = File::open(&path).and_then(|file| file.sync_all());
+            synced.map_err(Error::io(&path, "sync"))?;
+        }
         if self.folder.local().is_none() {
             copy(&Location::File(path), &self.folder.join(name)?, self.options)?;
         }
@@ -108,19 +110,55 @@ impl<'a> Stage<'a> {
         self.files.push(PublishedFile { name, location, bytes });
     }
 
-    /// Makes local files appear, in the order in which they were made.
+    /// Makes local files appear, in the order in which they were made: the configuration, then weights. Weights never
+    /// stand beside a configuration that is not theirs: old ones go first, unless theirs is the new one.
     pub(crate) fn finish(self) -> Result<Published, Error> {
         if let Some(folder) = self.folder.local() {
+            if !self.keeps_configuration(folder) {
+                for file in self.files.iter().filter(|file| file.name != CONFIG_FILE) {
+                    remove(&folder.join(file.name))?;
+                }
+                self.sync(folder)?;
+            }
+            let mut appeared = Vec::new();
             for file in &self.files {
                 let path = folder.join(file.name);
-                std::fs::rename(self.path(file.name), &path)
-                    .map_err(Error::io(&path, "rename the finished file to"))?;
-            }
-            if self.options.fsync {
-                let synced = File::open(folder).and_then(|folder| folder.sync_all());
-                synced.map_err(Error::io(folder, "sync"))?;
+                let renamed = std::fs::rename(self.path(file.name), &path)
+                    .map_err(Error::io(&path, "rename the finished file to"));
+                if renamed.is_ok() {
+                    appeared.push(path);
+                }
+                // Names reach the disk in this order, too.
+                let done = renamed.and_then(|()| self.sync(folder));
+                if done.is_err() && appeared.len() < self.files.len() {
+                    // A part of an adapter is worse than none; the error is the one to tell.
+                    appeared.iter().for_each(|path| drop(std::fs::remove_file(path)));
+                }
+                done?;
             }
         }
         Ok(Published { files: self.files })
+    }
+
+    /// Whether the configuration in `folder` is the one that is about to be written.
+    fn keeps_configuration(&self, folder: &Path) -> bool {
+        let old = std::fs::read(folder.join(CONFIG_FILE)).ok();
+        old.is_some() && old == std::fs::read(self.path(CONFIG_FILE)).ok()
+    }
+
+    fn sync(&self, folder: &Path) -> Result<(), Error> {
+        if !self.options.fsync {
+            return Ok(());
+        }
+        sync_folder(folder).map_err(Error::io(folder, "sync"))
+    }
+}
+
+fn remove(path: &Path) -> Result<(), Error> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::io(path, "remove")(error))
+        }
+        _ => Ok(()),
     }
 }

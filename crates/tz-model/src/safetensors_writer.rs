@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tempfile::{Builder, NamedTempFile};
+use tz_io::{create_folders, sync_folder};
 
 use crate::error::{Error, Place};
 use crate::safetensors_plan::{SafetensorsPlan, ShardedPlan};
@@ -126,7 +127,8 @@ impl ShardedWriter {
     /// # Errors
     /// [`Error::Io`] where the directory cannot be written.
     pub fn create(dir: &Path, plan: ShardedPlan, durability: Durability) -> Result<Self, Error> {
-        std::fs::create_dir_all(dir).map_err(|error| Error::io(dir, "create", error))?;
+        create_folders(dir, durability == Durability::Synced)
+            .map_err(|error| Error::io(dir, "create", error))?;
         let shards = plan
             .shards
             .into_iter()
@@ -157,7 +159,7 @@ impl ShardedWriter {
     ///
     /// # Errors
     /// [`Error::Incomplete`] where bytes are missing, [`Error::Io`] where the disk refuses. Shards are checked and
-    /// flushed before the first one is renamed, so only a failing rename can leave some of them behind.
+    /// flushed before the first one is renamed; if a rename fails all the same, those that were renamed go again.
     pub fn finish(self) -> Result<(), Error> {
         let sealed =
             self.shards.into_iter().map(SafetensorsWriter::seal).collect::<Result<Vec<_>, _>>()?;
@@ -172,12 +174,7 @@ impl ShardedWriter {
                 Ok::<_, Error>(temp)
             })
             .transpose()?;
-        for (temp, dest) in sealed {
-            publish(temp, &dest)?;
-        }
-        if let Some(temp) = index {
-            publish(temp, &path)?;
-        }
+        publish_all(sealed.into_iter().chain(index.map(|temp| (temp, path.clone()))))?;
         sync_parent(&path, self.durability)
     }
 }
@@ -206,6 +203,29 @@ pub(crate) fn publish(temp: NamedTempFile, dest: &Path) -> Result<(), Error> {
         .map_err(|error| Error::io(dest, "rename the finished file to", error.error))
 }
 
+/// Makes files appear in this order, all or none: of a checkpoint, a part is worse than nothing.
+pub(crate) fn publish_all(
+    files: impl Iterator<Item = (NamedTempFile, PathBuf)>,
+) -> Result<Vec<PathBuf>, Error> {
+    let mut published = Vec::new();
+    for (temp, dest) in files {
+        if let Err(error) = publish(temp, &dest) {
+            withdraw(&published);
+            return Err(error);
+        }
+        published.push(dest);
+    }
+    Ok(published)
+}
+
+/// Takes back files that were published.
+pub(crate) fn withdraw(published: &[PathBuf]) {
+    for path in published {
+        // The error that led here is the one to tell.
+        let _ = std::fs::remove_file(path);
+    }
+}
+
 pub(crate) fn sync(file: &File, path: &Path, durability: Durability) -> Result<(), Error> {
     match durability {
         Durability::Cached => Ok(()),
@@ -218,7 +238,7 @@ pub(crate) fn sync_parent(path: &Path, durability: Durability) -> Result<(), Err
         return Ok(());
     }
     let dir = parent(path);
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(|error| Error::io(dir, "flush", error))
+    sync_folder(dir).map_err(|error| Error::io(dir, "flush", error))
 }
 
 fn parent(path: &Path) -> &Path {

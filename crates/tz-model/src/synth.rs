@@ -10,11 +10,11 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tz_io::Cancel;
+use tz_io::{Cancel, create_folders};
 
 use crate::error::Error;
 use crate::safetensors_plan::{DEFAULT_MAX_SHARD_BYTES, ShardedPlan};
-use crate::safetensors_writer::{Durability, ShardedWriter};
+use crate::safetensors_writer::{Durability, ShardedWriter, withdraw};
 use crate::torch_writer::TorchWriter;
 
 pub use preset::Preset;
@@ -107,7 +107,8 @@ enum Writer {
 impl Writer {
     fn create(dir: &Path, preset: &Preset, options: &SynthOptions) -> Result<Self, Error> {
         let decls = preset.tensors();
-        std::fs::create_dir_all(dir).map_err(|error| Error::io(dir, "create", error))?;
+        create_folders(dir, options.durability == Durability::Synced)
+            .map_err(|error| Error::io(dir, "create", error))?;
         Ok(match options.format {
             SynthFormat::Safetensors => {
                 let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
@@ -170,8 +171,8 @@ pub fn synthesize(dir: &Path, preset: &Preset, options: &SynthOptions) -> Result
         }
         writer.write_at(job.tensor, job.offset, block)
     })?;
-    files::write(dir, preset)?;
-    writer.finish()?;
+    let small = files::write(dir, preset, options.durability)?;
+    writer.finish().inspect_err(|_| withdraw(&small))?;
     Ok(weights.iter().map(Weights::byte_len).sum())
 }
 

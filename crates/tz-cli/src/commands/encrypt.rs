@@ -7,7 +7,7 @@ use clap::ValueEnum;
 use tz_crypto::{FileSealer, KdfCost, KdfLimits, KdfPreset, SealSecret};
 use tz_io::Location;
 
-use super::keygen;
+use super::keygen::{self, MadeKey};
 use super::serialize::{self, Target};
 use crate::args::{EffortArgs, FilterArgs, VerifyArgs, size};
 use crate::error::Failure;
@@ -121,7 +121,7 @@ impl SealArgs {
         &self,
         session: &Session,
         destination: &Location,
-    ) -> Result<FileSealer, Failure> {
+    ) -> Result<(FileSealer, MadeKey), Failure> {
         if *destination == Location::Stdio {
             // Tags stand before the data: a stream would take two readings under the same nonces.
             return Err(Failure::usage("an encrypted file cannot be written to a stream")
@@ -139,22 +139,28 @@ impl SealArgs {
                 "a multiple of 64 from 1KiB on (compat), or a multiple of 4KiB up to 64MiB (sealed)",
             ));
         }
-        let secrets = self.secrets(session)?;
+        let (secrets, mut made) = self.secrets(session)?;
+        match destination {
+            Location::File(path) => made.encrypts(path),
+            // A store may have the object although it answered with an error.
+            _ => made.keep(),
+        }
         let sealer = match secrets.as_slice() {
             [one] if !sealed => FileSealer::compat(one, chunk_size)?,
             all => FileSealer::sealed(all, chunk_size)?,
         };
-        Ok(sealer)
+        Ok((sealer, made))
     }
 
     /// What to encrypt for. A key is made only once nothing else can be refused.
-    fn secrets(&self, session: &Session) -> Result<Vec<SealSecret>, Failure> {
+    fn secrets(&self, session: &Session) -> Result<(Vec<SealSecret>, MadeKey), Failure> {
         let access = &session.access;
         let keyfile = access.keyfile();
         let passphrase = match access.passphrase()? {
             Some(passphrase) => Some(self.kdf.secret(passphrase)?),
             None => None,
         };
+        let mut made = MadeKey::default();
         let key = match (keyfile, &passphrase) {
             (None, _) if self.generate_key => {
                 return Err(Failure::usage("--generate-key needs --keyfile to write to"));
@@ -172,12 +178,14 @@ impl SealArgs {
                     return Err(Failure::usage("--generate-key writes to a local file")
                         .hint("make the key with `tz-cli keygen FILE`, then put it there"));
                 };
-                Some(keygen::write(&path)?)
+                let key = keygen::write(&path)?;
+                made = MadeKey::at(path);
+                Some(key)
             }
             (Some(place), _) => Some(access.key(place)?),
             (None, Some(_)) => None,
         };
-        Ok(key.map(SealSecret::Key).into_iter().chain(passphrase).collect())
+        Ok((key.map(SealSecret::Key).into_iter().chain(passphrase).collect(), made))
     }
 }
 
@@ -216,7 +224,8 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Written, Failure> {
     serialize::require_seekable(&source, "encrypt")?;
     let mut options = serialize::write_options(session, &args.effort, &source)?;
     options.fsync = !args.no_fsync;
-    options.seal = Some(Arc::new(args.seal.sealer(session, &destination)?));
+    let (sealer, mut made) = args.seal.sealer(session, &destination)?;
+    options.seal = Some(Arc::new(sealer));
     let target = Target { source: &source, destination: &destination, options: &options, start };
-    target.write(&job, None, session)
+    target.write(&job, None, session).inspect(|_| made.keep())
 }

@@ -1,11 +1,12 @@
-//! `keygen`: a new key.
+//! `keygen`: a new key. Owns how key files come into being ([`write`], [`replace`]) and go again ([`MadeKey`]).
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use tempfile::{Builder, NamedTempFile};
 use tz_crypto::Key;
+use tz_io::sync_folder;
 
 use crate::error::Failure;
 use crate::report::Done;
@@ -38,28 +39,91 @@ pub(crate) fn run(args: &Args) -> Result<Done, Failure> {
 
 /// Writes a fresh key to a file that must not exist, safe from a power cut: what it will encrypt must not outlive it.
 pub(super) fn write(path: &Path) -> Result<Key, Failure> {
-    let name = path.display().to_string();
     let key = Key::random()?;
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    let mut file = file.map_err(|error| {
-        let failure = Failure::io(&name, "create", &error);
-        match error.kind() {
+    stage(path, &key)?.persist_noclobber(path).map_err(|error| {
+        let failure = Failure::io(&path.display().to_string(), "create", &error.error);
+        match error.error.kind() {
             ErrorKind::AlreadyExists => {
                 failure.hint("a key that exists is never overwritten: name a new file")
             }
             _ => failure,
         }
     })?;
-    let mut fill = || -> io::Result<()> {
-        file.write_all(key.as_bytes())?;
-        file.sync_all()?;
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
-    };
-    fill().map_err(|error| {
-        // A part of a key is worse than none.
-        let _ = std::fs::remove_file(path);
-        Failure::io(&name, "write", &error)
-    })?;
+    // A name that a power cut may take away again is not one to encrypt under.
+    sync(path).inspect_err(|_| drop(std::fs::remove_file(path)))?;
     Ok(key)
+}
+
+/// As [`write`], in the place of the key that may be there: at any moment one of them is whole.
+pub(super) fn replace(path: &Path) -> Result<Key, Failure> {
+    let key = Key::random()?;
+    stage(path, &key)?.persist(path).map_err(|error| {
+        Failure::io(&path.display().to_string(), "replace the key at", &error.error)
+    })?;
+    sync(path)?;
+    Ok(key)
+}
+
+/// The key in a file beside `path` that only its owner reads, as temporary files are.
+fn stage(path: &Path, key: &Key) -> Result<NamedTempFile, Failure> {
+    let failed = |doing| {
+        let name = path.display().to_string();
+        move |error| Failure::io(&name, doing, &error)
+    };
+    let staged = Builder::new().prefix(".tz-").suffix(".tmp").tempfile_in(folder(path));
+    let mut staged = staged.map_err(failed("create a temporary file beside"))?;
+    staged.write_all(key.as_bytes()).map_err(failed("write"))?;
+    staged.as_file().sync_all().map_err(failed("sync"))?;
+    Ok(staged)
+}
+
+fn sync(path: &Path) -> Result<(), Failure> {
+    sync_folder(folder(path))
+        .map_err(|error| Failure::io(&path.display().to_string(), "sync the folder of", &error))
+}
+
+fn folder(path: &Path) -> &Path {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    folder.unwrap_or(Path::new("."))
+}
+
+/// A key file that was just made; it goes again unless something may be encrypted under it.
+#[derive(Debug, Default)]
+pub(super) struct MadeKey {
+    path: Option<PathBuf>,
+    /// The file to be encrypted, and what stood there when the key was made.
+    target: Option<(PathBuf, Option<Identity>)>,
+}
+
+/// Device and number of a file: another file under the same name has others.
+type Identity = (u64, u64);
+
+impl MadeKey {
+    pub(super) fn at(path: PathBuf) -> Self {
+        Self { path: Some(path), target: None }
+    }
+
+    /// The key is for this file: if that is replaced, the key stays, whatever else fails.
+    pub(super) fn encrypts(&mut self, target: &Path) {
+        self.target = Some((target.to_owned(), identity(target)));
+    }
+
+    /// Others may have what is encrypted under the key: it must stay.
+    pub(super) fn keep(&mut self) {
+        self.path = None;
+    }
+}
+
+impl Drop for MadeKey {
+    fn drop(&mut self) {
+        let is_replaced = self.target.as_ref().is_some_and(|(path, old)| identity(path) != *old);
+        if let (Some(path), false) = (&self.path, is_replaced) {
+            // If it stays, the next run says that it is there.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+fn identity(path: &Path) -> Option<Identity> {
+    path.metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }

@@ -11,6 +11,7 @@ use tz_io::{Location, TensorSource as _, WriteOptions, plan_write, unfinished_up
 
 use super::encrypt::SealArgs;
 use super::inspect;
+use super::keygen::MadeKey;
 use crate::access::Plain;
 use crate::args::{DtypeArgs, EffortArgs, FilterArgs, VerifyArgs};
 use crate::error::Failure;
@@ -125,7 +126,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Report, Failure> {
     require_seekable(&source, "serialize")?;
     source.require_unlocked()?;
     let dtype = session.dtype(args.dtype);
-    let options = options(args, session, &source, &destination)?;
+    let (options, mut made) = options(args, session, &source, &destination)?;
     if args.dry_run {
         let selected = source.select(&job.selection)?;
         return plan(&WriteSource::new(&source, &selected, dtype)?, &options, &args.destination);
@@ -134,7 +135,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Report, Failure> {
         unfinished_uploads(remote, &options.remote, true)?;
     }
     let target = Target { source: &source, destination: &destination, options: &options, start };
-    target.write(&job, dtype, session).map(Report::Serialize)
+    target.write(&job, dtype, session).inspect(|_| made.keep()).map(Report::Serialize)
 }
 
 /// Where tensors go, and how.
@@ -210,14 +211,16 @@ fn options(
     session: &Session,
     source: &Source,
     destination: &Location,
-) -> Result<WriteOptions, Failure> {
+) -> Result<(WriteOptions, MadeKey), Failure> {
     let mut options = write_options(session, &args.effort, source)?;
+    let mut made = MadeKey::default();
     options.create_only = args.if_none_match;
     if args.seal.generate_key
         || session.access.keyfile().is_some()
         || session.access.passphrase()?.is_some()
     {
-        options.seal = Some(Arc::new(args.seal.sealer(session, destination)?));
+        let (sealer, key) = args.seal.sealer(session, destination)?;
+        (options.seal, made) = (Some(Arc::new(sealer)), key);
     }
     options.alignment = args.alignment.bytes();
     options.hashes.clear();
@@ -242,7 +245,7 @@ fn options(
     options.user_metadata.get_or_insert_default().extend(metadata);
     options.user_metadata = options.user_metadata.filter(|metadata| !metadata.is_empty());
     options.fsync = !args.no_fsync;
-    Ok(options)
+    Ok((options, made))
 }
 
 /// What every command that writes tensors chooses alike.

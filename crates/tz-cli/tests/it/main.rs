@@ -2,6 +2,7 @@
 
 mod case;
 mod commands;
+mod crash;
 mod deploy;
 mod fixtures;
 #[cfg(feature = "cuda")]

@@ -12,6 +12,7 @@ use tz_format::Layout;
 
 use super::{TensorSource, WriteOptions};
 use crate::error::IoError;
+use crate::folders::sync_folder;
 
 /// Takes every byte of the file exactly once.
 pub(crate) trait Output: Sync {
@@ -75,8 +76,7 @@ impl LocalOutput {
         })?;
         if fsync {
             // The name is durable once its folder is.
-            File::open(folder(&self.path))
-                .and_then(|folder| folder.sync_all())
+            sync_folder(folder(&self.path))
                 .map_err(IoError::io(&self.name, "sync the folder of"))?;
         }
         Ok(())

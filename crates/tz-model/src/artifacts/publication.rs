@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use tz_crypto::{DEFAULT_COMPAT_CHUNK_SIZE, FileSealer, Key, SealSecret};
 use tz_io::{
-    Cancel, IoError, Location, ReadOptions, TensorSource, WriteOptions, WriteStats, copy, digest,
-    write,
+    Cancel, IoError, Location, ReadOptions, TensorSource, WriteOptions, WriteStats, copy,
+    create_folders, digest, sync_folder, write,
 };
 
 use super::{ArtifactDir, tensors_name};
@@ -79,12 +79,16 @@ impl<'a> Publication<'a> {
                 let missing = folder.ancestors().take_while(|path| !path.as_os_str().is_empty());
                 let missing: Vec<_> = missing.take_while(|path| !path.exists()).collect();
                 made.0.extend(missing.into_iter().rev().map(Path::to_path_buf));
-                std::fs::create_dir_all(folder)
+                create_folders(folder, options.fsync)
                     .map_err(|error| Error::io(folder, "create", error))?;
                 for name in &found {
                     let path = folder.join(name);
                     std::fs::remove_file(&path)
                         .map_err(|error| Error::io(&path, "remove", error))?;
+                }
+                if options.fsync && !found.is_empty() {
+                    // A power cut must not bring the old manifest back beside new files.
+                    sync_folder(folder).map_err(|error| Error::io(folder, "sync", error))?;
                 }
             }
             None => {
@@ -145,7 +149,7 @@ impl<'a> Publication<'a> {
         if let Location::File(path) = &location {
             if let Some(folder) = path.parent().filter(|folder| !folder.exists()) {
                 self.made.0.push(folder.to_owned());
-                std::fs::create_dir_all(folder)
+                create_folders(folder, self.options.fsync)
                     .map_err(|error| Error::io(folder, "create", error))?;
             }
             if !path.exists() {
@@ -183,9 +187,11 @@ impl TensorPublication<'_> {
     /// # Errors
     /// What the place gives.
     pub fn finish(self, facts: Facts) -> Result<Manifest, Error> {
-        let Publication { dir, options, files, mut made, .. } = self.publication;
+        let mut publication = self.publication;
+        let place = publication.place(MANIFEST_NAME)?;
+        let Publication { options, files, mut made, .. } = publication;
         let manifest = Manifest::new(facts, files);
-        put(&dir.join(MANIFEST_NAME)?, manifest.to_text()?.as_bytes(), &options)?;
+        put(&place, manifest.to_text()?.as_bytes(), &options)?;
         made.0.clear();
         Ok(manifest)
     }

@@ -1,14 +1,22 @@
 //! What stands beside the weights: configuration and tokenizer stubs. Owns their contents.
 
-use std::path::Path;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
 use crate::error::Error;
+use crate::safetensors_writer::{Durability, publish_all, sync, temp_beside};
 use crate::synth::Preset;
 
-/// Writes the small files. They come before the weights, so that a directory with weights is complete.
-pub(super) fn write(dir: &Path, preset: &Preset) -> Result<(), Error> {
+/// Writes the small files, and gives their paths. They come before the weights, so that a directory with weights is
+/// complete.
+pub(super) fn write(
+    dir: &Path,
+    preset: &Preset,
+    durability: Durability,
+) -> Result<Vec<PathBuf>, Error> {
+    let mut files = Vec::new();
     let config = preset.config();
     let ids = ["bos_token_id", "eos_token_id", "pad_token_id"];
     let mut generation = json!({ "_from_model_config": true });
@@ -33,10 +41,13 @@ pub(super) fn write(dir: &Path, preset: &Preset) -> Result<(), Error> {
         ("tokenizer.json", &tokenizer()),
     ] {
         let path = dir.join(name);
-        std::fs::write(&path, format!("{value:#}\n"))
+        let mut file = temp_beside(&path)?;
+        file.write_all(format!("{value:#}\n").as_bytes())
             .map_err(|error| Error::io(&path, "write", error))?;
+        sync(file.as_file(), &path, durability)?;
+        files.push((file, path));
     }
-    Ok(())
+    publish_all(files.into_iter())
 }
 
 /// A word-level tokenizer of three tokens: valid, and good for nothing but loading.

@@ -8,6 +8,7 @@ use tz_lora::{Adapter, Forms, PACKED_FILE};
 use super::{RulesArgs, WriteArgs, directory, files, folder, shown, usage};
 use crate::args::EffortArgs;
 use crate::commands::encrypt::{ProfileName, SealArgs};
+use crate::commands::keygen::MadeKey;
 use crate::error::Failure;
 use crate::folders::NewFolders;
 use crate::job::Session;
@@ -58,15 +59,17 @@ pub(super) fn run(args: &Args, session: &Session) -> Result<AdapterWritten, Fail
     let asked = args.seal.generate_key
         || session.access.keyfile().is_some()
         || session.access.passphrase()?.is_some();
+    let mut made_key = MadeKey::default();
     if asked {
-        let sealer = args.seal.sealer(session, &destination.join(PACKED_FILE)?)?;
-        options.seal = Some(Arc::new(sealer));
+        let (sealer, made) = args.seal.sealer(session, &destination.join(PACKED_FILE)?)?;
+        (options.seal, made_key) = (Some(Arc::new(sealer)), made);
     }
     let forms = if args.with_safetensors { Forms::BOTH } else { Forms::PACKED };
     let bytes = adapter.tensors().iter().map(|tensor| tensor.byte_len).sum();
     let made = destination.local().map(NewFolders::towards);
     let bar = session.bar("packing", bytes);
     let published = adapter.publish(&destination, forms, &options)?;
+    made_key.keep();
     drop(bar);
     if let Some(made) = made {
         made.keep();

@@ -1,11 +1,11 @@
 //! The key of a new model: made, used again, or replaced. Owns [`KeyArgs`] and [`ModelKey`].
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use tz_crypto::Key;
 use tz_io::Location;
 
-use crate::commands::keygen;
+use crate::commands::keygen::{self, MadeKey};
 use crate::error::Failure;
 use crate::job::Session;
 
@@ -36,7 +36,7 @@ pub(super) enum KeyPlan {
 pub(super) struct ModelKey {
     pub(super) key: Option<Key>,
     /// Removed again where nothing was published under it.
-    made: Option<PathBuf>,
+    made: MadeKey,
 }
 
 impl KeyArgs {
@@ -102,15 +102,18 @@ impl KeyPlan {
     /// Makes the key where one is to be made: called once nothing else can be refused.
     pub(super) fn obtain(self) -> Result<ModelKey, Failure> {
         match self {
-            Self::Plain => Ok(ModelKey { key: None, made: None }),
-            Self::Reuse(_, key) => Ok(ModelKey { key: Some(key), made: None }),
+            Self::Plain => Ok(ModelKey { key: None, made: MadeKey::default() }),
+            Self::Reuse(_, key) => Ok(ModelKey { key: Some(key), made: MadeKey::default() }),
             Self::Make { path, replace } => {
                 if !replace {
-                    return Ok(ModelKey { key: Some(keygen::write(&path)?), made: Some(path) });
+                    return Ok(ModelKey {
+                        key: Some(keygen::write(&path)?),
+                        made: MadeKey::at(path),
+                    });
                 }
-                let key = beside(&path)?;
+                let key = keygen::replace(&path)?;
                 // The old key is gone: what was made in its place stays, whatever comes.
-                Ok(ModelKey { key: Some(key), made: None })
+                Ok(ModelKey { key: Some(key), made: MadeKey::default() })
             }
         }
     }
@@ -119,28 +122,6 @@ impl KeyPlan {
 impl ModelKey {
     /// Others may have what is encrypted under the key: it must stay.
     pub(super) fn keep(&mut self) {
-        self.made = None;
+        self.made.keep();
     }
-}
-
-impl Drop for ModelKey {
-    fn drop(&mut self) {
-        if let Some(path) = &self.made {
-            // If it stays, the next run says that it is there.
-            let _ = std::fs::remove_file(path);
-        }
-    }
-}
-
-/// Writes a key under another name and renames it, so that there is always one whole key.
-fn beside(path: &Path) -> Result<Key, Failure> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let temporary = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
-    let key = keygen::write(&temporary)?;
-    std::fs::rename(&temporary, path).map_err(|error| {
-        // The old key stays; what was to replace it is of no use.
-        let _ = std::fs::remove_file(&temporary);
-        Failure::io(&path.display().to_string(), "replace the key at", &error)
-    })?;
-    Ok(key)
 }
