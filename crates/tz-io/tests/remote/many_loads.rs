@@ -63,6 +63,8 @@ fn requests_stop_when_a_load_is_cancelled_and_its_buffers_come_back() {
     let before = server.requests();
     let whole = stream(&remote, &readers(READERS), &budget.share()).expect("valid");
     let all = server.requests() - before;
+    // What came when the file was opened is not asked for again.
+    let unasked = budget.acquired() - all;
     assert!(whole == contents(&bytes) && all > 25, "{all} requests");
     for after in [1, 2, 7, 20] {
         let options = readers(READERS);
@@ -81,10 +83,8 @@ fn requests_stop_when_a_load_is_cancelled_and_its_buffers_come_back() {
         let result = remote.stream(&Selection::all(), &options, &budget.share(), &consume);
         assert!(matches!(result, Err(IoError::Cancelled)), "{result:?}");
         let asked = server.requests() - before;
-        assert!(
-            (after..after + READERS).contains(&asked),
-            "{asked} requests, cancelled at {after}"
-        );
+        let is_right = asked + unasked >= after && asked < after + READERS;
+        assert!(is_right, "{asked} requests, cancelled at {after}");
         assert_eq!(budget.out(), 0);
         // Nothing of the cancelled load comes later: the next one makes its own requests only.
         let again = stream(&remote, &readers(READERS), &budget.share()).expect("valid");
