@@ -329,11 +329,8 @@ impl TensorFile {
 
     pub(crate) fn read_facts(&self, tensor: usize) -> Result<HeaderFacts, IoError> {
         let entry = self.entries().get(tensor);
-        let len = entry.map_or(0, TensorEntry::header_len);
-        // Bounded by the limits when the index was read.
-        let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
-        let offset = entry.map_or(0, |entry| entry.header_offset);
-        self.source.read_into(offset, &mut [IoSliceMut::new(&mut bytes)])?;
+        let bytes =
+            entry.map_or(Ok(Vec::new()), |entry| front::read_header(&*self.source, entry))?;
         self.facts(tensor, &bytes)
     }
 

@@ -13,6 +13,7 @@ use crate::check::{HeaderFacts, corruption};
 use crate::decrypt;
 use crate::error::{Corruption, IoError};
 use crate::file::TensorFile;
+use crate::front;
 use crate::options::ReadOptions;
 use crate::source::RangeRead;
 use crate::workers;
@@ -173,9 +174,7 @@ fn walk<V: Visitor>(
             else {
                 return Ok(());
             };
-            // Bounded by the limits when the index was read.
-            let mut header = vec![0; usize::try_from(entry.header_len()).unwrap_or(0)];
-            source.read_into(entry.header_offset, &mut [IoSliceMut::new(&mut header)])?;
+            let header = front::read_header(source, entry)?;
             let facts = file.facts(tensor, &header)?;
             let mut visitor = start(tensor, &facts);
             let seen = if file.is_encrypted() && entry.data_len > 0 {

@@ -275,3 +275,34 @@ fn a_plan_of_more_pieces_than_memory_should_hold_is_refused() {
     refused(open().stream(&all(), &readers(1), &pool(1 << 20, 1), &nobody).map(drop));
     refused(open().plan(&all(), &tz_io::PlanOptions::local()).map(drop));
 }
+
+/// Servers, and files full of holes, state any length: headers and indices follow the bytes that come.
+#[test]
+fn a_length_that_nobody_has_proven_takes_no_memory() {
+    let step = 2 * (16 << 20);
+    for (bits, header_len) in
+        [(36, 100), (36, 4 << 20), (36, 1 << 30), (58, 1 << 31), (58, 1 << 50)]
+    {
+        // What is read of the front at once is there.
+        let front = stated(vec![1 << (bits - 31), 1 << 31], header_len);
+        let bytes = [front, vec![0; 1 << 20]].concat();
+        let source = || FaultSource::new(MemoryFile::new(&*bytes)).with_len(Some(1 << 60));
+        let measured = allocation_counter::measure(|| match open_source(source()) {
+            Ok(file) => {
+                assert!(header_len <= 1 << 30, "{header_len}: opened");
+                assert!(file.header(0).is_err());
+                assert!(file.verify(&all(), &readers(1)).is_err());
+            }
+            Err(IoError::MemoryLimit { what, .. }) => assert_eq!(what, "a tensor header"),
+            Err(other) => panic!("{other:?}"),
+        });
+        assert!(measured.bytes_max < MAX_HEAP + step, "{bits} {header_len}: {measured:?}");
+    }
+    // An index of 256 MiB.
+    let mut bytes = stated(vec![1], 100);
+    bytes[65..73].copy_from_slice(&(256_u64 << 20).to_le_bytes());
+    let bytes = [bytes, vec![0; 1 << 20]].concat();
+    let source = || FaultSource::new(MemoryFile::new(&*bytes)).with_len(Some(1 << 60));
+    let measured = allocation_counter::measure(|| assert!(open_source(source()).is_err()));
+    assert!(measured.bytes_max < MAX_HEAP + step, "{measured:?}");
+}
