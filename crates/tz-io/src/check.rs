@@ -79,10 +79,20 @@ const CANCEL_POLL: Duration = Duration::from_millis(50);
 #[derive(Debug, Default)]
 struct Slot {
     facts: OnceLock<HeaderFacts>,
-    /// Offset, length and CRC-32 of each piece.
-    pieces: Mutex<Vec<(u64, u64, u32)>>,
+    pieces: Mutex<Vec<PieceHash>>,
     /// SHA-256 of header and pieces so far, where pieces come in order and nothing else can tell.
     sha256: Mutex<Option<Sha256>>,
+}
+
+/// The CRC-32 of a piece.
+#[derive(Debug)]
+struct PieceHash {
+    offset: u64,
+    len: u64,
+    crc: u32,
+    /// The header, which hashes cover too, was hashed before it: small tensors, of one piece, then need no joining,
+    /// which costs more than their hash.
+    headed: bool,
 }
 
 impl Checks {
@@ -143,9 +153,15 @@ impl Checks {
     /// Hashes a piece of plaintext that stands at `offset` of the tensor's data.
     pub(crate) fn piece(&self, slot: usize, offset: u64, data: &[u8]) {
         if let Some(slot) = self.slots.get(slot) {
-            let crc = crc32fast::hash(data);
+            let mut hasher = crc32fast::Hasher::new();
+            let header = slot.facts.get().filter(|_| offset == 0);
+            if let Some(facts) = header {
+                hasher.update(&facts.hashed);
+            }
+            hasher.update(data);
+            let (len, crc, headed) = (data.len() as u64, hasher.finalize(), header.is_some());
             let mut pieces = slot.pieces.lock().unwrap_or_else(PoisonError::into_inner);
-            pieces.push((offset, data.len() as u64, crc));
+            pieces.push(PieceHash { offset, len, crc, headed });
             let mut sha256 = slot.sha256.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(sha256) = &mut *sha256 {
                 sha256.update(data);
@@ -173,11 +189,18 @@ impl Checks {
             return false;
         };
         let mut pieces = slot.pieces.lock().unwrap_or_else(PoisonError::into_inner);
-        pieces.sort_unstable();
-        let mut whole = crc32fast::Hasher::new();
-        whole.update(&facts.hashed);
-        for &(_, len, crc) in pieces.iter() {
-            whole.combine(&crc32fast::Hasher::new_with_initial_len(crc, len));
+        pieces.sort_unstable_by_key(|piece| piece.offset);
+        let mut pieces = pieces.iter().peekable();
+        let mut whole = match pieces.next_if(|first| first.headed) {
+            Some(first) => crc32fast::Hasher::new_with_initial(first.crc),
+            None => {
+                let mut header = crc32fast::Hasher::new();
+                header.update(&facts.hashed);
+                header
+            }
+        };
+        for piece in pieces {
+            whole.combine(&crc32fast::Hasher::new_with_initial_len(piece.crc, piece.len));
         }
         whole.finalize() != stored
     }
@@ -186,4 +209,59 @@ impl Checks {
 /// The failure of `check` on `entry`.
 pub(crate) fn corruption(entry: &TensorEntry, check: &'static str) -> Corruption {
     Corruption { tensor: entry.path.to_string(), check, data_offset: entry.data_offset }
+}
+
+#[cfg(test)]
+mod tests {
+    use tz_format::{Element, LayoutOptions, Limits, TensorSpec, testing};
+
+    use super::*;
+    use crate::file::TensorFile;
+    use crate::testing::MemoryFile;
+
+    /// The header and the data of one tensor of 1,000 bytes.
+    fn tensor() -> (HeaderFacts, Vec<u8>) {
+        let spec = TensorSpec::new("a", Element::Uint8, vec![1000]);
+        let bytes = testing::build(vec![spec], LayoutOptions::default());
+        let source = Box::new(MemoryFile::new(bytes.clone()));
+        let file = TensorFile::from_source(source, &Limits::default()).unwrap();
+        let entry = &file.entries()[0];
+        let data = &bytes[usize::try_from(entry.data_offset).unwrap()..][..1000];
+        let mut facts = file.read_facts(0).unwrap();
+        let crc = crc32fast::hash(&[&facts.hashed, data].concat());
+        facts.header.hashes = vec![TensorHash::Crc32(crc)];
+        (facts, data.to_vec())
+    }
+
+    /// Whether checks find a difference in pieces that end at `cuts`, when the header comes after `before` of them.
+    fn differs(cuts: &[usize], before: usize, damage: bool) -> bool {
+        let (facts, mut data) = tensor();
+        if damage {
+            data[700] ^= 1;
+        }
+        let starts = std::iter::once(&0).chain(cuts);
+        let pieces: Vec<_> = starts.zip(cuts).map(|(&from, &to)| (from, &data[from..to])).collect();
+        let checks = Checks::new(1);
+        let mut facts = Some(facts);
+        for (at, (offset, piece)) in pieces.iter().enumerate() {
+            if at == before {
+                checks.header(0, facts.take().unwrap());
+            }
+            checks.piece(0, *offset as u64, piece);
+        }
+        if let Some(facts) = facts {
+            checks.header(0, facts);
+        }
+        checks.crc32_differs(0)
+    }
+
+    #[test]
+    fn a_header_may_come_before_between_and_after_the_pieces() {
+        for cuts in [&[1000][..], &[300, 1000], &[1, 999, 1000]] {
+            for before in 0..=cuts.len() {
+                assert!(!differs(cuts, before, false), "{cuts:?}, {before}");
+                assert!(differs(cuts, before, true), "{cuts:?}, {before}");
+            }
+        }
+    }
 }

@@ -1,5 +1,8 @@
 //! Tensors in host memory: owned or mapped. Owns [`HostTensors`] and [`HostTensor`].
 
+use std::collections::HashMap;
+use std::sync::OnceLock;
+
 use tz_format::TensorEntry;
 
 use crate::memory::SharedBytes;
@@ -40,12 +43,14 @@ impl HostTensor {
 #[derive(Debug, Clone)]
 pub struct HostTensors {
     tensors: Vec<HostTensor>,
+    /// Where each name stands, made when the first is asked for: who asks for one asks for all.
+    positions: OnceLock<HashMap<String, usize>>,
     stats: ReadStats,
 }
 
 impl HostTensors {
     pub(crate) fn new(tensors: Vec<HostTensor>, stats: ReadStats) -> Self {
-        Self { tensors, stats }
+        Self { tensors, positions: OnceLock::new(), stats }
     }
 
     /// Every tensor.
@@ -56,10 +61,12 @@ impl HostTensors {
     /// The tensor of that name (plain, or a path joined with `/`).
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&HostTensor> {
-        self.tensors.iter().find(|tensor| match tensor.entry.path.plain() {
-            Some(plain) => plain == name,
-            None => tensor.entry.path.to_string() == name,
-        })
+        let positions = self.positions.get_or_init(|| {
+            let names = self.tensors.iter().map(|tensor| tensor.entry.path.to_string());
+            // The first of a name has it: the map keeps what comes last.
+            names.enumerate().map(|(at, name)| (name, at)).rev().collect()
+        });
+        positions.get(name).and_then(|&at| self.tensors.get(at))
     }
 
     /// How many there are.

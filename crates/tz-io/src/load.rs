@@ -190,13 +190,12 @@ impl Load<'_> {
             return Ok(());
         }
         self.check.time(|| {
-            let mut data = slices.iter();
+            let (mut data, mut headers) = (slices.iter(), headers.into_iter());
             for part in &fetch.parts {
                 let slot = self.slot(part);
                 match part.kind {
                     PartKind::Header => {
-                        let at = headers.iter().find(|(tensor, _)| *tensor == part.tensor);
-                        let bytes = at.and_then(|(_, range)| scratch.get(range.clone()));
+                        let bytes = headers.next().and_then(|range| scratch.get(range));
                         let facts = self.file.facts(part.tensor, bytes.unwrap_or_default())?;
                         self.checks.header(slot, facts);
                     }
@@ -295,13 +294,14 @@ pub(crate) fn slots_of(plan: &LoadPlan, tensors: usize) -> Vec<usize> {
     slots
 }
 
-/// Reads one fetch: data into `slices`, headers and gaps into `scratch`. Gives the place of each header.
+/// Reads one fetch: data into `slices`, headers and gaps into `scratch`. Gives the place of each
+/// header, in their order.
 fn scatter(
     file: &TensorFile,
     fetch: &Fetch,
     slices: &mut [ArenaSlice],
     scratch: &mut Vec<u8>,
-) -> Result<Vec<(usize, std::ops::Range<usize>)>, IoError> {
+) -> Result<Vec<std::ops::Range<usize>>, IoError> {
     let data_len: usize = slices.iter().map(|slice| slice.len()).sum();
     scratch.resize(fetch.len().saturating_sub(data_len), 0);
     let mut headers = Vec::new();
@@ -323,7 +323,7 @@ fn scatter(
         at = part.at + part.len;
         match part.kind {
             PartKind::Header => {
-                headers.push((part.tensor, used..used + part.len));
+                headers.push(used..used + part.len);
                 buffers.extend(spare(part.len, &mut used).map(IoSliceMut::new));
             }
             PartKind::Data => buffers.extend(slices.next().map(|slice| IoSliceMut::new(slice))),

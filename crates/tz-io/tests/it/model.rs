@@ -137,8 +137,13 @@ pub(crate) fn pool(buffer_len: usize, buffers: usize) -> HeapPool {
 }
 
 pub(crate) fn contents_of(tensors: &HostTensors) -> Contents {
-    let tensor = tensors.iter();
-    tensor.map(|tensor| (tensor.entry().path.clone(), tensor.bytes().to_vec())).collect()
+    let contents = tensors.iter().map(|tensor| {
+        let path = &tensor.entry().path;
+        let found = tensors.get(&path.to_string()).expect("found by its name");
+        assert_eq!(found.entry().path, *path);
+        (path.clone(), tensor.bytes().to_vec())
+    });
+    contents.collect()
 }
 
 pub(crate) fn load(file: &TensorFile, options: &ReadOptions) -> Result<Contents, IoError> {
