@@ -110,11 +110,8 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Loading, Failure> {
         return Ok(done(&exported.stats, exported.bytes, true, start.elapsed()));
     }
     let bar = session.bar("loading", bytes);
-    let loaded = if args.mmap {
-        map(&source, &job)?
-    } else {
-        load(&source, &selected, &job, dtype)?
-    };
+    let loaded =
+        if args.mmap { map(&source, &job)? } else { load(&source, &selected, &job, dtype)? };
     let took = start.elapsed();
     drop(bar);
     Ok(done(&loaded.stats, loaded.bytes, loaded.kept.is_nothing(), took))

@@ -11,7 +11,7 @@ use std::time::Instant;
 use serde_json::json;
 use tz_format::Limits;
 use tz_gpu::{CudaDevice, CudaMemory, CudaPinned, CudaStream, Device, DeviceMemory as _};
-use tz_io::{Location, TensorFile};
+use tz_io::{Location, Selection, TensorFile};
 
 use crate::{Job, emit, gigabytes, rate};
 
@@ -174,7 +174,7 @@ fn read_and_copy(
 /// Locks the page cache of the file's tensors and copies from it directly.
 fn registered(device: &CudaDevice, path: &Path, target: &CudaMemory) -> Result<(), Box<dyn Error>> {
     let file = TensorFile::open(&Location::File(path.to_owned()), &Limits::default())?;
-    let mapped = file.map()?;
+    let mapped = file.map(&Selection::all())?;
     let stream = device.stream()?;
     let (mut bytes, mut locking, mut copying) = (0, 0.0, 0.0);
     for tensor in mapped.iter().filter(|tensor| tensor.bytes().len() >= MIB) {
