@@ -45,6 +45,12 @@ pub(crate) fn write(corpus: &Corpus) -> io::Result<()> {
         synthesize(folder.path(), &shapes, &SynthOptions::default()).map_err(io::Error::other)?;
         let config = std::fs::read(folder.path().join("config.json"))?;
         corpus.seed("model_config", preset, &[&[which], &*config].concat())?;
+        // As many layers as the rules admit: the largest table that a configuration can ask for.
+        let mut fields: serde_json::Value = serde_json::from_slice(&config)?;
+        let layers = if fields.get("n_layer").is_some() { "n_layer" } else { "num_hidden_layers" };
+        fields[layers] = 10_000.into();
+        let config = serde_json::to_vec(&fields)?;
+        corpus.seed("model_config", &format!("{preset}-deep"), &[&[which], &*config].concat())?;
     }
     let file = |path: &str| FileEntry::new(path, 7, [9; 32]);
     let source =

@@ -47,7 +47,7 @@ fn ask_everything(how: u8, file: &[u8]) {
 pub const DAMAGE: Target = Target {
     name: "damage",
     run: damage,
-    // Of files of up to 400 KiB there is a copy or two.
+    // That of `read`, for files of up to 400 KiB.
     bound: Bound { base: 64 << 20, per_byte: 0, resident: true },
 };
 
