@@ -1,4 +1,4 @@
-//! `keygen`: a new key. Owns how key files come into being ([`write`], [`replace`]) and go again ([`MadeKey`]).
+//! `keygen`: a new key. Owns how key files come into being ([`write()`], [`replace`]) and go again ([`MadeKey`]).
 
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::MetadataExt as _;
@@ -54,7 +54,7 @@ pub(super) fn write(path: &Path) -> Result<Key, Failure> {
     Ok(key)
 }
 
-/// As [`write`], in the place of the key that may be there: at any moment one of them is whole.
+/// As [`write()`], in the place of the key that may be there: at any moment one of them is whole.
 pub(super) fn replace(path: &Path) -> Result<Key, Failure> {
     let key = Key::random()?;
     stage(path, &key)?.persist(path).map_err(|error| {
