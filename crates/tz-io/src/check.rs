@@ -5,7 +5,6 @@
 //! one reader takes the pieces in order, and in one go afterwards if not.
 
 use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 use tz_crypto::TensorOpener;
@@ -73,9 +72,6 @@ pub(crate) struct Checks {
     arrived: Condvar,
 }
 
-/// How often a reader that waits for a header looks whether the work was cancelled.
-const CANCEL_POLL: Duration = Duration::from_millis(50);
-
 #[derive(Debug, Default)]
 struct Slot {
     facts: OnceLock<HeaderFacts>,
@@ -141,8 +137,7 @@ impl Checks {
             if *aborted || cancel.is_cancelled() || slot >= self.slots.len() {
                 return Err(IoError::Cancelled);
             }
-            let waited = self.arrived.wait_timeout(aborted, CANCEL_POLL);
-            aborted = waited.unwrap_or_else(PoisonError::into_inner).0;
+            aborted = cancel.wait(&self.arrived, aborted);
         }
     }
 
