@@ -11,8 +11,8 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use serde::{Deserialize, Serialize};
 
+use super::processes::{Timing, timed};
 use super::rounds::{Contender, Sample};
 use crate::sys::{self, FreshMemory};
 
@@ -28,13 +28,6 @@ pub(crate) struct Args {
     file: PathBuf,
     #[arg(long, default_value_t = 2)]
     threads: usize,
-}
-
-/// What one raw read took.
-#[derive(Debug, Serialize, Deserialize)]
-struct Timing {
-    seconds: f64,
-    bytes: u64,
 }
 
 /// Reads once and prints the [`Timing`].
@@ -105,13 +98,8 @@ pub(crate) fn contender(file: &Path) -> Contender<'_> {
 
 fn fresh_process(file: &Path) -> Result<Sample> {
     let mut command = Command::new(std::env::current_exe().context("this program")?);
-    let finished = sys::run_measured(command.arg("raw-read").arg(file))?;
-    if !finished.status.success() {
-        bail!("raw-read: {}", finished.stderr.trim());
-    }
-    let timing: Timing = serde_json::from_str(&finished.stdout).context("raw-read")?;
-    let process_seconds = finished.wall.as_secs_f64();
-    Ok(Sample { seconds: timing.seconds, process_seconds, peak_bytes: finished.peak_bytes })
+    let bytes = file.metadata().with_context(|| file.display().to_string())?.len();
+    timed(&sys::run_measured(command.arg("raw-read").arg(file))?, bytes).context("raw-read")
 }
 
 #[cfg(test)]
