@@ -201,12 +201,20 @@ impl Access {
         Ok(remote)
     }
 
-    /// How to open a file that may be encrypted.
+    /// How to open a file that may be encrypted, to read all of it.
     pub(crate) fn open(&self, plain: Plain) -> Result<OpenOptions, Failure> {
         let mut options = OpenOptions::default();
         options.remote = self.remote()?;
         options.secrets = self.secrets()?;
         options.plain_allowed = plain == Plain::Accept;
+        options.remote.whole = true;
+        Ok(options)
+    }
+
+    /// The same without the keys that were given.
+    pub(crate) fn open_without_keys(&self) -> Result<OpenOptions, Failure> {
+        let mut options = self.open_front()?;
+        options.remote.whole = true;
         Ok(options)
     }
 

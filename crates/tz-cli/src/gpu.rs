@@ -53,7 +53,7 @@ impl Gpu {
                 let loader = gpu.loader(text, job, dtype)?;
                 Ok::<_, Failure>((gpu, loader))
             });
-            let source = Source::open(text, session);
+            let source = Source::open(text, &job.selection, session);
             let opened = opening.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             let (gpu, loader) = opened?;
             Ok(Opened { gpu, loader, source: source? })

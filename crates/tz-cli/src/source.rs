@@ -50,9 +50,16 @@ pub(crate) struct Row<'a> {
 }
 
 impl Source {
-    /// Opens a path, a URI or `-` with the keys that were given; a file that is not encrypted is refused then.
-    pub(crate) fn open(text: &str, session: &Session) -> Result<Self, Failure> {
-        Self::open_with(text, session, &session.access.open(Plain::Refuse)?)
+    /// Opens a path, a URI or `-` to read what is selected, with the keys that were given; a file that is not encrypted
+    /// is refused then.
+    pub(crate) fn open(
+        text: &str,
+        selection: &Selection,
+        session: &Session,
+    ) -> Result<Self, Failure> {
+        let mut options = session.access.open(Plain::Refuse)?;
+        options.remote.whole = selection.is_all();
+        Self::open_with(text, session, &options)
     }
 
     /// Opens a path, a URI or `-`. What a file is follows from its first bytes, not from its name.

@@ -15,7 +15,7 @@ use crate::file::TensorFile;
 use crate::load::slots_of;
 use crate::location::Location;
 use crate::plan::{LoadPlan, PlanOptions, Selection};
-use crate::remote::MultipartOutput;
+use crate::remote::{MultipartOutput, RemoteOptions};
 use crate::source::RangeRead;
 use crate::stream;
 use crate::workers;
@@ -44,7 +44,7 @@ pub fn copy(
     destination: &Location,
     options: &WriteOptions,
 ) -> Result<CopyReport, IoError> {
-    let opened = source.open(&options.remote)?;
+    let opened = source.open(&RemoteOptions { whole: true, ..options.remote.clone() })?;
     let name = destination.to_string();
     let limit = options.memory_limit.unwrap_or_else(crate::default_staging_bytes);
     let Some(len) = opened.len() else {

@@ -180,7 +180,7 @@ pub fn digest(
     remote: &RemoteOptions,
     options: &ReadOptions,
 ) -> Result<(u64, [u8; 32]), IoError> {
-    let source = location.open(remote)?;
+    let source = location.open(&RemoteOptions { whole: true, ..remote.clone() })?;
     let name = source.location().to_owned();
     let why = "a stream has no length before its end";
     let len = source.len().ok_or(IoError::Unsupported { location: name.clone(), why })?;

@@ -291,6 +291,12 @@ impl Selection {
         Ok(Self { globs: Some((set.build().map_err(|error| error.to_string())?, names)) })
     }
 
+    /// Whether every tensor is selected, whatever there is.
+    #[must_use]
+    pub fn is_all(&self) -> bool {
+        self.globs.is_none()
+    }
+
     /// Positions of the selected tensors, ascending.
     ///
     /// # Errors

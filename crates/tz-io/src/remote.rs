@@ -1,9 +1,11 @@
 //! Files behind HTTP(S) and object stores, read by ranges. Owns [`RemoteFile`].
 //!
 //! The first request asks for the front and tells the length and the entity tag; what it brought is kept, so that
-//! opening a file costs one request. Every later range must come from the same object: it carries `If-Match`, and the
+//! opening a file costs one request. Where the whole file is wanted it asks for the first piece, and what stands behind
+//! the front is left in the connection for the range that goes on there. Every later range must come from the same object: it carries `If-Match`, and the
 //! tag and length of each answer are compared with the first. A range that fails is resumed where it broke off.
 
+mod body;
 mod client;
 mod clouds;
 mod credentials;
@@ -23,14 +25,14 @@ mod upload;
 use std::fmt;
 use std::io::{self, IoSliceMut, Read};
 use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
 use crate::error::IoError;
 use crate::plan::PlanOptions;
 use crate::source::{RangeRead, SourceCounters, StreamSource};
-use client::{Answer, Client, Identity};
-use direct::Direct;
+use client::{Answer, Body, Client, Identity};
 use gate::Gate;
 use retry::{Failure, Retries};
 use runtime::block_on;
@@ -41,8 +43,8 @@ pub(crate) use rewrite::replace_front;
 pub use target::RemoteLocation;
 pub(crate) use upload::MultipartOutput;
 
-/// First request: the front of most models, and 256 KiB indices of the reference with the first tensor header.
-const FIRST_REQUEST: u64 = 512 << 10;
+/// First read: the front of most models, and 256 KiB indices of the reference with the first tensor header.
+const FIRST_READ: u64 = 512 << 10;
 
 /// Bytes that must have come before a range gets its tries back: a link that is slow and breaks often is not given up,
 /// one that brings a few bytes and breaks every time is.
@@ -54,9 +56,9 @@ pub(crate) struct RemoteFile {
     identity: Identity,
     len: u64,
     first: Bytes,
+    /// What the first answer still holds, until somebody wants it.
+    rest: Mutex<Option<Rest>>,
     gate: Gate,
-    /// Where ranges need no library.
-    direct: Option<Direct>,
 }
 
 impl fmt::Debug for RemoteFile {
@@ -68,65 +70,88 @@ impl fmt::Debug for RemoteFile {
     }
 }
 
+/// The body of the first answer, from this position on.
+struct Rest {
+    body: Body,
+    range: Range<u64>,
+}
+
 /// Opens `location`. A server that ignores ranges gives a stream, which is read once and in order.
 pub(crate) fn open(
     location: &RemoteLocation,
     options: &RemoteOptions,
 ) -> Result<Box<dyn RangeRead>, IoError> {
-    block_on(async {
-        let client = Client::new(location, options).await?;
-        let (answer, first) = client.first(0..FIRST_REQUEST).await?;
-        let Answer { identity, total, ranged, direct, body } = answer;
-        if ranged && let Some(len) = total {
-            let gate = Gate::new();
-            let direct = direct.then(Direct::default);
-            let file = RemoteFile { client, identity, len, first, gate, direct };
-            return Ok(Box::new(file) as Box<dyn RangeRead>);
-        }
-        tracing::info!(location = client.name(), "the server ignores ranges: reading one stream");
-        let name = client.name().to_owned();
-        let reader = BodyReader { body, ready: first };
-        Ok(Box::new(StreamSource::new(Box::new(reader), name)) as Box<dyn RangeRead>)
-    })
+    let client = block_on(Client::new(location, options))?;
+    let asked = if options.whole { plan_options().piece_len } else { FIRST_READ };
+    let (answer, first) = client.first(asked, FIRST_READ)?;
+    let Answer { identity, total, ranged, body } = answer;
+    if ranged && let Some(len) = total {
+        let range = first.len() as u64..len.min(asked);
+        let rest = Mutex::new(None);
+        let file = RemoteFile { client, identity, len, first, rest, gate: Gate::new() };
+        file.leave(Rest { body, range });
+        return Ok(Box::new(file));
+    }
+    tracing::info!(location = client.name(), "the server ignores ranges: reading one stream");
+    let name = client.name().to_owned();
+    let body: Box<dyn Read + Send> = match body {
+        Body::Socket(body) => Box::new(body),
+        Body::Library(body) => Box::new(body),
+    };
+    Ok(Box::new(StreamSource::new(body, name)))
 }
 
 impl RemoteFile {
-    /// One try of a range, by the shortest way that the server's answers allow.
+    /// One try of a range, with what the first answer still holds of it.
     fn attempt(
         &self,
-        range: Range<u64>,
+        mut range: Range<u64>,
         out: &mut Scatter<'_, '_>,
         retries: &Retries,
     ) -> Result<(), Failure> {
-        if let Some(direct) = &self.direct {
-            let object = (&self.identity, self.len);
-            if self.client.read_direct(direct, range.clone(), object, out, retries)? {
-                return Ok(());
-            }
+        if let Some(mut rest) = self.rest_from(range.start) {
+            let len = rest.range.end.min(range.end) - range.start;
+            self.client.read(&mut rest.body, len, out, retries)?;
+            (range.start, rest.range.start) = (range.start + len, rest.range.start + len);
+            self.leave(rest);
         }
-        block_on(retries.within(self.transfer(range, out)))
-    }
-
-    /// Requests `range` and copies what comes into `out` until it is full or the transfer breaks off.
-    async fn transfer(&self, range: Range<u64>, out: &mut Scatter<'_, '_>) -> Result<(), Failure> {
-        let mut answer = self.client.get(range.clone(), Some(&self.identity)).await?;
+        if range.is_empty() {
+            return Ok(());
+        }
+        let mut answer = self.client.ask(range.clone(), Some(&self.identity), retries)?;
         if !answer.ranged {
             return Err(Failure::permanent("the server stopped answering ranges"));
         }
         if answer.total.is_some_and(|total| total != self.len) {
             return Err(Failure::changed());
         }
-        let mut left = range.end - range.start;
-        while left > 0 {
-            let Some(frame) = self.client.frame(&mut answer.body).await? else {
-                return Err(Failure::transient("the body ended early"));
-            };
-            let frame = frame.slice(..frame.len().min(usize::try_from(left).unwrap_or(usize::MAX)));
-            left -= frame.len() as u64;
-            out.write(&frame);
-        }
+        self.client.read(&mut answer.body, range.end - range.start, out, retries)?;
+        self.client.done(answer.body);
         Ok(())
     }
+
+    /// Takes what is left of the first answer, if it goes on at `position`.
+    fn rest_from(&self, position: u64) -> Option<Rest> {
+        self.rest().take_if(|rest| rest.range.start == position)
+    }
+
+    /// Leaves what nobody has wanted yet of the first answer to the next range.
+    fn leave(&self, rest: Rest) {
+        if rest.range.is_empty() {
+            self.client.done(rest.body);
+        } else {
+            *self.rest() = Some(rest);
+        }
+    }
+
+    fn rest(&self) -> MutexGuard<'_, Option<Rest>> {
+        self.rest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How loads from servers are cut.
+fn plan_options() -> PlanOptions {
+    PlanOptions::object_storage()
 }
 
 impl RangeRead for RemoteFile {
@@ -179,7 +204,7 @@ impl RangeRead for RemoteFile {
     }
 
     fn plan_options(&self) -> PlanOptions {
-        PlanOptions::object_storage()
+        plan_options()
     }
 
     fn location(&self) -> &str {
@@ -242,29 +267,5 @@ impl<'a, 'b> Scatter<'a, 'b> {
             self.current += 1;
             self.at = 0;
         }
-    }
-}
-
-/// The body of one answer as a blocking stream.
-struct BodyReader {
-    body: client::Body,
-    ready: Bytes,
-}
-
-impl Read for BodyReader {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        while self.ready.is_empty() {
-            match block_on(self.body.next()) {
-                Ok(Some(frame)) => self.ready = frame,
-                Ok(None) => return Ok(0),
-                Err(failure) => return Err(failure.into_io()),
-            }
-        }
-        let step = buf.len().min(self.ready.len());
-        let now = self.ready.split_to(step);
-        if let Some(buf) = buf.get_mut(..step) {
-            buf.copy_from_slice(&now);
-        }
-        Ok(step)
     }
 }

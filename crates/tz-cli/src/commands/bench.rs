@@ -72,7 +72,7 @@ fn refuse_stream(source: &Source) -> Result<(), Failure> {
 
 fn load_to_memory(args: &Args, session: &Session) -> Result<Benchmark, Failure> {
     let job = session.job(&args.filter, &args.effort, Some(args.verify))?;
-    let source = Source::open(&args.source, session)?;
+    let source = Source::open(&args.source, &job.selection, session)?;
     refuse_stream(&source)?;
     source.require_unlocked()?;
     let selected = source.select(&job.selection)?;
@@ -128,7 +128,7 @@ fn load_to_memory(args: &Args, session: &Session) -> Result<Benchmark, Failure> 
 /// One load, from opening the file to the last byte checked; giving the memory back is not part of it.
 fn one(args: &Args, session: &Session, job: &Job) -> Result<(u64, Round), Failure> {
     let start = Instant::now();
-    let source = Source::open(&args.source, session)?;
+    let source = Source::open(&args.source, &job.selection, session)?;
     let selected = source.select(&job.selection)?;
     let open = start.elapsed();
     let loaded = load(&source, &selected, job, session.dtype(args.dtype))?;

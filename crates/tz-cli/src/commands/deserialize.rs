@@ -81,7 +81,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Loading, Failure> {
     let job = session.job(&args.filter, &args.effort, Some(args.verify))?;
     let dtype = session.dtype(args.dtype);
     let start = Instant::now();
-    let source = Source::open(&args.source, session)?;
+    let source = Source::open(&args.source, &job.selection, session)?;
     let selected = source.select(&job.selection)?;
     let open = start.elapsed();
     let bytes = source.rows(&selected).map(|row| row.byte_len).sum();

@@ -214,7 +214,7 @@ impl KdfArgs {
 pub(crate) fn run(args: &Args, session: &Session) -> Result<Written, Failure> {
     let start = Instant::now();
     let destination = Location::parse(&args.destination)?;
-    let source = Source::open_with(&args.source, session, &session.access.open_front()?)?;
+    let source = Source::open_with(&args.source, session, &session.access.open_without_keys()?)?;
     if source.is_encrypted() {
         return Err(Failure::key(format!("{}: the file is encrypted already", source.location()))
             .at(source.location())

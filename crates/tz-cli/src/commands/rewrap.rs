@@ -6,7 +6,6 @@ use tz_crypto::{KdfLimits, SealSecret, SlotChange, rewrap};
 use tz_io::{Location, TensorFile, recover_front, replace_front};
 
 use super::encrypt::KdfArgs;
-use crate::access::Plain;
 use crate::error::Failure;
 use crate::job::Session;
 use crate::report::{Rewrapped, Slot};
@@ -48,11 +47,10 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Rewrapped, Failure> 
     let location = Location::parse(&args.source)?;
     let recovered = recover_front(&location)?;
     let changes = changes(args, session)?;
-    let options = if changes.is_empty() {
-        session.access.open_front()?
-    } else {
-        session.access.open(Plain::Refuse)?
-    };
+    let mut options = session.access.open_front()?;
+    if !changes.is_empty() {
+        options.secrets = session.access.secrets()?;
+    }
     let file = TensorFile::open_with(&location, &options)?;
     let mut front = file.front().clone();
     if !front.header.flags.sealed {

@@ -119,7 +119,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Report, Failure> {
     let job = session.job(&args.filter, &args.effort, Some(args.verify))?;
     // A key that is yet to be made opens nothing.
     let open = match args.seal.generate_key {
-        true => session.access.open_front()?,
+        true => session.access.open_without_keys()?,
         false => session.access.open(Plain::Accept)?,
     };
     let source = Source::open_with(&args.source, session, &open)?;

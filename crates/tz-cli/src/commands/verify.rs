@@ -40,8 +40,9 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Report, Failure> {
     if let Some(dir) = directory::named(&args.source)? {
         return directory::run(args, &dir, session).map(Report::VerifyDirectory);
     }
-    let source = Source::open(&args.source, session)?;
-    let job = source.scan(session.job(&args.filter, &args.effort, None)?);
+    let job = session.job(&args.filter, &args.effort, None)?;
+    let source = Source::open(&args.source, &job.selection, session)?;
+    let job = source.scan(job);
     tensors(&source, &job, session).map(Report::Verify)
 }
 

@@ -1,15 +1,16 @@
 //! One ranged GET at a time. Owns [`Client`]: requests, answers and what they say about the object.
 
 use std::fmt;
+use std::io::IoSliceMut;
 use std::ops::Range;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 
 use super::Scatter;
-use super::direct::{Direct, Refused};
+use super::body::LibraryBody;
+use super::direct::{Direct, Head, Refused, SocketBody};
 use super::object::Signed;
 use super::options::RemoteOptions;
 use super::retry::{Failure, Retries, refusal};
@@ -63,33 +64,14 @@ pub(crate) struct Answer {
     pub(crate) total: Option<u64>,
     /// Whether the body is the range that was asked for, rather than the whole object.
     pub(crate) ranged: bool,
-    /// Whether further ranges can be read by [`Client::read_direct`].
-    pub(crate) direct: bool,
     pub(crate) body: Body,
 }
 
-/// Frames of a body; a pause of the stall timeout between two of them is a failure.
+/// A body that may be left half read for a while and gone on with.
 #[derive(Debug)]
-pub(crate) struct Body {
-    response: reqwest::Response,
-    stall_timeout: Duration,
-    counters: Arc<Counters>,
-}
-
-impl Body {
-    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
-        match tokio::time::timeout(self.stall_timeout, self.response.chunk()).await {
-            Ok(Ok(frame)) => {
-                self.counters.bytes.add(frame.as_ref().map_or(0, |frame| frame.len() as u64));
-                Ok(frame)
-            }
-            Ok(Err(error)) => Err(Failure::transient(cause(error))),
-            Err(_) => {
-                self.counters.stalls.add(1);
-                Err(Failure::stalled(self.stall_timeout))
-            }
-        }
-    }
+pub(crate) enum Body {
+    Socket(SocketBody),
+    Library(LibraryBody),
 }
 
 /// Counters of one open location.
@@ -103,7 +85,9 @@ pub(crate) struct Counters {
 
 /// Sends requests for one object.
 pub(crate) struct Client {
-    http: reqwest::Client,
+    /// Made when something needs it: the system's certificates take longer to read than a request.
+    http: OnceLock<reqwest::Client>,
+    direct: Option<Direct>,
     target: Target,
     name: String,
     options: RemoteOptions,
@@ -132,8 +116,15 @@ impl Client {
             RemoteKind::Http(url) => Target::Url(url.clone()),
             RemoteKind::Object { .. } => Target::Signed(Signed::new(location, options).await?),
         };
-        let http = http_client(options, &name)?;
-        Ok(Self { http, target, name, options: options.clone(), counters: Arc::default() })
+        let http = OnceLock::new();
+        if options.ca_bundle.is_some() {
+            // What is wrong with it shows wherever the object is.
+            let client = http_client(options, &name)?;
+            http.get_or_init(|| client);
+        }
+        let direct = options.direct.then(Direct::default);
+        let counters = Arc::default();
+        Ok(Self { http, direct, target, name, options: options.clone(), counters })
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -154,51 +145,136 @@ impl Client {
         Retries::new(self.options.retries, self.options.deadline, Arc::clone(&self.counters))
     }
 
-    /// The first request: learns what the object is and keeps the first bytes of it. A server that ignores the range
-    /// leaves the rest of the body to be read.
-    pub(crate) async fn first(&self, range: Range<u64>) -> Result<(Answer, Bytes), IoError> {
+    /// The first request, for the first `asked` bytes: learns what the object is and brings `wanted` of them. The rest,
+    /// and all of it from a server that ignores the range, is left in the body.
+    pub(crate) fn first(&self, asked: u64, wanted: u64) -> Result<(Answer, Bytes), IoError> {
         let mut retries = self.retries();
         loop {
-            let result = async {
-                let mut answer = self.get(range.clone(), None).await?;
-                let mut first = Vec::new();
-                if !answer.ranged {
-                    return Ok((answer, Bytes::new()));
-                }
-                let total = answer.total.ok_or_else(|| {
-                    Failure::permanent("the server does not say how long the object is")
-                })?;
-                // What the server sends beyond that, an endless body or the text of a refusal, is left unread.
-                let mut left = usize::try_from(total.min(range.end)).unwrap_or(usize::MAX);
-                while left > 0 {
-                    let Some(frame) = self.frame(&mut answer.body).await? else {
-                        return Err(Failure::transient("the body ended early"));
-                    };
-                    let frame = frame.slice(..frame.len().min(left));
-                    left -= frame.len();
-                    first.extend_from_slice(&frame);
-                }
-                Ok((answer, Bytes::from(first)))
-            };
-            match retries.within(result).await {
+            match self.try_first(asked, wanted, &retries) {
                 Ok(found) => return Ok(found),
-                Err(failure) => retries.wait(failure, false, &self.name).await?,
+                Err(failure) => block_on(retries.wait(failure, false, &self.name))?,
             }
         }
     }
 
-    /// Requests `range`, of the object that `identity` describes.
-    pub(crate) async fn get(
+    fn try_first(
+        &self,
+        asked: u64,
+        wanted: u64,
+        retries: &Retries,
+    ) -> Result<(Answer, Bytes), Failure> {
+        let mut answer = self.ask(0..asked, None, retries)?;
+        if !answer.ranged {
+            return Ok((answer, Bytes::new()));
+        }
+        let total = answer
+            .total
+            .ok_or_else(|| Failure::permanent("the server does not say how long the object is"))?;
+        let len = total.min(asked).min(wanted);
+        let mut first = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
+        let mut buffers = [IoSliceMut::new(&mut first)];
+        self.read(&mut answer.body, len, &mut Scatter::new(&mut buffers), retries)?;
+        Ok((answer, Bytes::from(first)))
+    }
+
+    /// Requests `range`, of the object that `identity` describes, by the shortest way that the server's answers allow.
+    pub(crate) fn ask(
         &self,
         range: Range<u64>,
         identity: Option<&Identity>,
+        retries: &Retries,
     ) -> Result<Answer, Failure> {
-        let url = match &self.target {
-            Target::Url(url) => url.clone(),
-            Target::Signed(signed) => signed.url(http::Method::GET).await?,
-        };
+        if let Some(answer) = self.ask_direct(&range, identity, retries)? {
+            return Ok(answer);
+        }
+        block_on(retries.within(self.get(range, identity)))
+    }
+
+    /// Reads the next `len` bytes of an answer's body.
+    pub(crate) fn read(
+        &self,
+        body: &mut Body,
+        len: u64,
+        out: &mut Scatter<'_, '_>,
+        retries: &Retries,
+    ) -> Result<(), Failure> {
+        match body {
+            Body::Library(body) => block_on(retries.within(body.read_to(len, out))),
+            Body::Socket(body) => {
+                let received = |bytes| {
+                    self.counters.bytes.add(bytes);
+                    retries.check()
+                };
+                let stall_timeout = retries.at_most(self.options.stall_timeout);
+                let read = body.read_to(len, out, stall_timeout, received);
+                read.map_err(|failure| self.counted(failure, retries))
+            }
+        }
+    }
+
+    /// Gives back what a body that is not read further leaves.
+    pub(crate) fn done(&self, body: Body) {
+        if let (Some(direct), Body::Socket(body)) = (&self.direct, body) {
+            direct.keep(body);
+        }
+    }
+
+    /// Past the library; `None` where the request or its answer takes more than that.
+    fn ask_direct(
+        &self,
+        range: &Range<u64>,
+        identity: Option<&Identity>,
+        retries: &Retries,
+    ) -> Result<Option<Answer>, Failure> {
+        let Some(direct) = &self.direct else { return Ok(None) };
+        let url = block_on(self.url())?;
+        if !direct.serves(&url) {
+            return Ok(None);
+        }
+        let tag = identity.and_then(Identity::strong_tag);
+        self.counters.requests.add(1);
+        match direct.get(&url, range, tag, retries.at_most(self.options.stall_timeout)) {
+            Ok(Head { status, headers, body }) => {
+                let checked = checked(status, &headers, Some(body.left()), range, identity)?;
+                Ok(Some(checked.with(Body::Socket(body))))
+            }
+            Err(Refused::Unusual) => Ok(None),
+            Err(Refused::Failed(failure)) => Err(self.counted(failure, retries)),
+        }
+    }
+
+    /// Counts a stall, unless it is the deadline that ended the wait.
+    fn counted(&self, failure: Failure, retries: &Retries) -> Failure {
+        match retries.check() {
+            Err(late) if failure.is_stall() => late,
+            _ => {
+                self.counters.stalls.add(failure.is_stall().into());
+                failure
+            }
+        }
+    }
+
+    async fn url(&self) -> Result<url::Url, Failure> {
+        match &self.target {
+            Target::Url(url) => Ok(url.clone()),
+            Target::Signed(signed) => signed.url(http::Method::GET).await,
+        }
+    }
+
+    fn http(&self) -> Result<&reqwest::Client, Failure> {
+        if let Some(client) = self.http.get() {
+            return Ok(client);
+        }
+        let client = http_client(&self.options, &self.name);
+        let client = client.map_err(|error| Failure::permanent(error.to_string()))?;
+        Ok(self.http.get_or_init(|| client))
+    }
+
+    /// Through the library.
+    async fn get(&self, range: Range<u64>, identity: Option<&Identity>) -> Result<Answer, Failure> {
+        let url = self.url().await?;
         let asked = format!("bytes={}-{}", range.start, range.end - 1);
-        let mut request = self.http.get(url).header(header::RANGE, asked);
+        let mut request = self.http()?.get(url).header(header::RANGE, asked);
         // A compressed body has other offsets.
         request = request.header(header::ACCEPT_ENCODING, "identity");
         if let Some(tag) = identity.and_then(Identity::strong_tag) {
@@ -217,97 +293,11 @@ impl Client {
                 return Err(Failure::stalled(self.options.stall_timeout));
             }
         };
-        self.answer(response, range, identity)
-    }
-
-    fn answer(
-        &self,
-        response: reqwest::Response,
-        range: Range<u64>,
-        identity: Option<&Identity>,
-    ) -> Result<Answer, Failure> {
         let len = response.content_length();
         let checked = checked(response.status(), response.headers(), len, &range, identity)?;
-        let Checked { identity, total, ranged } = checked;
-        let direct = self.options.direct && ranged && len.is_some();
-        let direct = direct && self.goes_direct(&response);
-        let stall_timeout = self.options.stall_timeout;
-        let body = Body { response, stall_timeout, counters: Arc::clone(&self.counters) };
-        Ok(Answer { identity, total, ranged, direct, body })
-    }
-
-    /// Whether the answer came from where it was asked, and further ones can be had without a library.
-    fn goes_direct(&self, response: &reqwest::Response) -> bool {
-        let asked = match &self.target {
-            Target::Url(url) => Some(url.clone()),
-            Target::Signed(signed) => signed.signed_before(),
-        };
-        asked.is_some_and(|asked| {
-            let came = response.url();
-            let end = url::Position::AfterQuery;
-            Direct::serves(&asked) && asked[..end] == came[..end]
-        })
-    }
-
-    /// Reads `range` of the object that `identity` describes into `out`, on this very thread. `false` where the
-    /// server's answer takes more than that.
-    pub(crate) fn read_direct(
-        &self,
-        direct: &Direct,
-        range: Range<u64>,
-        (identity, whole): (&Identity, u64),
-        out: &mut Scatter<'_, '_>,
-        retries: &Retries,
-    ) -> Result<bool, Failure> {
-        let url = match &self.target {
-            Target::Url(url) => url.clone(),
-            Target::Signed(signed) => block_on(signed.url(http::Method::GET))?,
-        };
-        let stall_timeout = retries.at_most(self.options.stall_timeout);
-        self.counters.requests.add(1);
-        let count = |failure: Failure| match retries.check() {
-            Err(late) if failure.is_stall() => late,
-            _ => {
-                self.counters.stalls.add(failure.is_stall().into());
-                failure
-            }
-        };
-        let head = match direct.get(&url, &range, identity.strong_tag(), stall_timeout) {
-            Ok(head) => head,
-            Err(Refused::Unusual) => return Ok(false),
-            Err(Refused::Failed(failure)) => return Err(count(failure)),
-        };
-        let len = head.headers.get(header::CONTENT_LENGTH);
-        let len = len.and_then(|len| len.to_str().ok()?.parse::<u64>().ok());
-        if head.status.is_redirection()
-            || head.status.is_informational()
-            || head.headers.contains_key(header::TRANSFER_ENCODING)
-        {
-            return Ok(false);
-        }
-        let checked = checked(head.status, &head.headers, len, &range, Some(identity))?;
-        let wanted = range.end - range.start;
-        match len {
-            Some(len) if checked.ranged && checked.total.is_none_or(|total| total == whole) => {
-                let received = |bytes| {
-                    self.counters.bytes.add(bytes);
-                    retries.check()
-                };
-                let out = (out, len <= wanted);
-                let body = direct.body(head, len.min(wanted), out, stall_timeout, received);
-                body.map_err(count)?;
-                match len < wanted {
-                    true => Err(Failure::transient("the body ended early")),
-                    false => Ok(true),
-                }
-            }
-            Some(_) if checked.ranged => Err(Failure::changed()),
-            _ => Ok(false),
-        }
-    }
-
-    pub(crate) async fn frame(&self, body: &mut Body) -> Result<Option<Bytes>, Failure> {
-        body.next().await
+        let counters = Arc::clone(&self.counters);
+        let body = LibraryBody::new(response, self.options.stall_timeout, counters);
+        Ok(checked.with(Body::Library(body)))
     }
 }
 
@@ -316,6 +306,13 @@ struct Checked {
     identity: Identity,
     total: Option<u64>,
     ranged: bool,
+}
+
+impl Checked {
+    fn with(self, body: Body) -> Answer {
+        let Self { identity, total, ranged } = self;
+        Answer { identity, total, ranged, body }
+    }
 }
 
 /// Holds the head of an answer against what was asked.

@@ -7,6 +7,7 @@
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,10 +27,13 @@ const KEPT: Duration = Duration::from_secs(4);
 /// Variables that name proxies: then nothing goes to a server directly.
 const PROXIES: [&str; 4] = ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"];
 
-/// Connections to one server that wait for their next request.
+/// Asks one server.
 #[derive(Debug, Default)]
 pub(crate) struct Direct {
+    /// Connections that wait for their next request.
     idle: Mutex<Vec<Connection>>,
+    /// Whether an answer was out of the ordinary: others would be, too.
+    refused: AtomicBool,
 }
 
 /// Why there is no body to be read.
@@ -60,13 +64,23 @@ pub(crate) struct Connection {
 pub(crate) struct Head {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
+    pub(crate) body: SocketBody,
+}
+
+/// What is still to come of a body.
+#[derive(Debug)]
+pub(crate) struct SocketBody {
     connection: Connection,
+    left: u64,
+    /// Whether the server closes the connection after it.
+    closes: bool,
 }
 
 impl Direct {
     /// Whether requests to `url` may go by it.
-    pub(crate) fn serves(url: &Url) -> bool {
-        url.scheme() == "http"
+    pub(crate) fn serves(&self, url: &Url) -> bool {
+        !self.refused.load(Ordering::Relaxed)
+            && url.scheme() == "http"
             && url.username().is_empty()
             && url.password().is_none()
             && !PROXIES.iter().any(|name| std::env::var_os(name).is_some_and(|v| !v.is_empty()))
@@ -80,19 +94,43 @@ impl Direct {
         tag: Option<&str>,
         stall_timeout: Duration,
     ) -> Result<Head, Refused> {
+        let asked = self.try_get(url, range, tag, stall_timeout);
+        if matches!(asked, Err(Refused::Unusual)) {
+            self.refused.store(true, Ordering::Relaxed);
+        }
+        asked
+    }
+
+    fn try_get(
+        &self,
+        url: &Url,
+        range: &Range<u64>,
+        tag: Option<&str>,
+        stall_timeout: Duration,
+    ) -> Result<Head, Refused> {
         let request = request(url, range, tag).ok_or(Refused::Unusual)?;
         let mut connection = match self.idle() {
             Some(connection) => connection,
             None => Connection::open(url)?,
         };
-        let socket = &connection.socket;
-        let limited = socket.set_read_timeout(Some(stall_timeout));
-        limited.and_then(|()| socket.set_write_timeout(Some(stall_timeout))).map_err(broken)?;
-        match connection.exchange(&request) {
-            Ok((status, headers)) => Ok(Head { status, headers, connection }),
-            Err(Gone::Broken(error)) => Err(timed(error, stall_timeout).into()),
-            Err(Gone::Unusual) => Err(Refused::Unusual),
-        }
+        connection.limit(stall_timeout)?;
+        let (status, headers) = match connection.exchange(&request) {
+            Ok(head) => head,
+            Err(Gone::Broken(error)) => return Err(timed(error, stall_timeout).into()),
+            Err(Gone::Unusual) => return Err(Refused::Unusual),
+        };
+        let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+        let is_chunked = headers.contains_key(header::TRANSFER_ENCODING);
+        let len = text(header::CONTENT_LENGTH).filter(|_| !is_chunked);
+        let left = match len.and_then(|len| len.parse().ok()) {
+            Some(left) if !status.is_redirection() => left,
+            // Nobody reads why.
+            None if status.is_client_error() || status.is_server_error() => 0,
+            _ => return Err(Refused::Unusual),
+        };
+        let closes = text(header::CONNECTION).map(str::to_ascii_lowercase);
+        let closes = len.is_none() || closes.is_some_and(|value| value.contains("close"));
+        Ok(Head { status, headers, body: SocketBody { connection, left, closes } })
     }
 
     /// A connection that the server is not likely to have closed since.
@@ -102,47 +140,70 @@ impl Direct {
         idle.pop()
     }
 
-    /// Reads `len` bytes of the body, which are all of it if `whole`, to where `out` wants them. `received` is told
-    /// of every read.
-    pub(crate) fn body(
-        &self,
-        head: Head,
-        len: u64,
-        (out, whole): (&mut Scatter<'_, '_>, bool),
-        stall_timeout: Duration,
-        received: impl Fn(u64) -> Result<(), Failure>,
-    ) -> Result<(), Failure> {
-        let Head { headers, mut connection, .. } = head;
-        let mut left = len;
-        let early = connection.ahead.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        let ahead = std::mem::take(&mut connection.ahead);
-        out.write(ahead.get(..early).unwrap_or_default());
-        left -= early as u64;
-        received(early as u64)?;
-        while left > 0 {
-            let room = out.room();
-            let most = room.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-            let room = room.get_mut(..most).filter(|room| !room.is_empty());
-            let room = room.ok_or_else(|| Failure::permanent("more bytes than room"))?;
-            match connection.socket.read(room) {
-                Ok(0) => return Err(Failure::transient("the body ended early")),
-                Ok(read) => {
-                    out.advance(read);
-                    left -= read as u64;
-                    received(read as u64)?;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(timed(error, stall_timeout)),
-            }
-        }
-        let closes = headers.get(header::CONNECTION).is_some_and(|value| {
-            value.to_str().is_ok_and(|value| value.to_ascii_lowercase().contains("close"))
-        });
-        if whole && !closes && early == ahead.len() {
+    /// Keeps the connection of a body that has been read to its end for the next request.
+    pub(crate) fn keep(&self, body: SocketBody) {
+        let SocketBody { mut connection, left, closes } = body;
+        if left == 0 && !closes && connection.ahead.is_empty() {
             connection.since = Instant::now();
             self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
         }
+    }
+}
+
+impl SocketBody {
+    /// Bytes that are still to come.
+    pub(crate) fn left(&self) -> u64 {
+        self.left
+    }
+
+    /// Reads the next `len` bytes to where `out` wants them. `received` is told of every read.
+    pub(crate) fn read_to(
+        &mut self,
+        len: u64,
+        out: &mut Scatter<'_, '_>,
+        stall_timeout: Duration,
+        received: impl Fn(u64) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        self.connection.limit(stall_timeout)?;
+        let mut wanted = len;
+        while wanted > 0 {
+            let room = out.room();
+            let most = room.len().min(usize::try_from(wanted).unwrap_or(usize::MAX));
+            let room = room.get_mut(..most).filter(|room| !room.is_empty());
+            let room = room.ok_or_else(|| Failure::permanent("more bytes than room"))?;
+            match self.read(room).map_err(|error| timed(error, stall_timeout))? {
+                0 => return Err(Failure::transient("the body ended early")),
+                read => {
+                    out.advance(read);
+                    wanted -= read as u64;
+                    received(read as u64)?;
+                }
+            }
+        }
         Ok(())
+    }
+}
+
+/// Ends early without an error where the server does.
+impl Read for SocketBody {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let most = buf.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        let Some(buf) = buf.get_mut(..most).filter(|buf| !buf.is_empty()) else { return Ok(0) };
+        let Connection { socket, ahead, .. } = &mut self.connection;
+        let read = if ahead.is_empty() {
+            loop {
+                match socket.read(buf) {
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    read => break read?,
+                }
+            }
+        } else {
+            let read = ahead.as_slice().read(buf)?;
+            ahead.drain(..read);
+            read
+        };
+        self.left -= read as u64;
+        Ok(read)
     }
 }
 
@@ -167,6 +228,12 @@ impl Connection {
             }
         }
         Err(broken(last))
+    }
+
+    /// How long a read or write may wait.
+    fn limit(&self, stall_timeout: Duration) -> Result<(), Failure> {
+        let limited = self.socket.set_read_timeout(Some(stall_timeout));
+        limited.and_then(|()| self.socket.set_write_timeout(Some(stall_timeout))).map_err(broken)
     }
 
     fn exchange(&mut self, request: &[u8]) -> Result<(StatusCode, HeaderMap), Gone> {

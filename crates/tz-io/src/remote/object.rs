@@ -117,12 +117,6 @@ impl Signed {
         Ok(url)
     }
 
-    /// The last URL that [`Self::url`] gave for reading.
-    pub(crate) fn signed_before(&self) -> Option<Url> {
-        let signed = self.get.lock().unwrap_or_else(PoisonError::into_inner);
-        signed.as_ref().map(|(url, _)| url.clone())
-    }
-
     /// Length of the object, where there is one.
     pub(crate) async fn len(&self) -> Option<u64> {
         self.store.head(&self.path).await.ok().map(|head| head.size)
@@ -177,14 +171,14 @@ pub(crate) fn retry() -> RetryConfig {
 pub(crate) fn client_options(
     options: &RemoteOptions,
     name: &str,
+    system_certificates: bool,
 ) -> Result<ClientOptions, IoError> {
     // A part of an upload may take long on a slow link; what must not happen is that nothing moves.
     let mut client = ClientOptions::new()
         .with_timeout_disabled()
         .with_read_timeout(options.stall_timeout.saturating_mul(4))
         .with_allow_http(true)
-        // A bare container has none, and speaks plain HTTP all the same.
-        .with_no_system_certificates(options.ca_bundle.is_none() && !has_system_certificates());
+        .with_no_system_certificates(options.ca_bundle.is_none() && !system_certificates);
     if let Some(path) = &options.ca_bundle {
         let shown = path.display().to_string();
         let pem = std::fs::read(path).map_err(IoError::io(&shown, "read certificates from"))?;
@@ -205,10 +199,16 @@ fn s3(
     options: &RemoteOptions,
     name: &str,
 ) -> Result<AmazonS3Builder, IoError> {
+    let plain = resolved.endpoint.as_ref().is_some_and(|endpoint| endpoint.scheme() == "http");
+    let client = match plain && resolved.ambient.is_none() {
+        // Nobody is spoken to who shows a certificate: the system's take longer to read than a request.
+        true => client_options(options, name, false)?,
+        false => client_options(options, name, has_system_certificates())?,
+    };
     let mut builder = AmazonS3Builder::new()
         .with_bucket_name(bucket)
         .with_region(&resolved.region)
-        .with_client_options(client_options(options, name)?)
+        .with_client_options(client)
         .with_retry(retry())
         // TLS and the store's own checks protect the body; hashing every part again would halve the upload.
         .with_unsigned_payload(true);

@@ -18,6 +18,10 @@ pub struct RemoteOptions {
     pub retries: u32,
     /// A read that has waited this long for one range fails, retries included. Default none.
     pub deadline: Option<Duration>,
+    /// The whole file is going to be read. The first request then asks for a whole piece, and what stands behind the
+    /// front waits in the connection for the reader that goes on there: a request less, and a file of up to 16 MiB in
+    /// one. Default false: who wants the front or single tensors keeps the connection for those.
+    pub whole: bool,
     /// Read plain HTTP from the socket into the caller's memory, past the HTTP library. Default true; there is no
     /// reason to turn it off but a server that is served better by the library.
     pub direct: bool,
@@ -31,6 +35,7 @@ impl Default for RemoteOptions {
             stall_timeout: Duration::from_secs(30),
             retries: 8,
             deadline: None,
+            whole: false,
             direct: true,
         }
     }

@@ -49,7 +49,7 @@ fn shared_client() -> Option<&'static reqwest::Client> {
     SHARED.get_or_init(build).as_ref()
 }
 
-/// Whether the system has certificates to trust.
+/// Whether the system has certificates to trust. A bare container has none, and speaks plain HTTP all the same.
 pub(crate) fn has_system_certificates() -> bool {
     shared_client().is_some()
 }

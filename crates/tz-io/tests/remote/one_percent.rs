@@ -20,10 +20,10 @@ fn bytes() -> &'static [u8] {
 
 #[track_caller]
 fn check(fault: Fault, options: &RemoteOptions) {
-    // From the socket, and through the library.
-    for direct in [true, false] {
+    // From the socket, and through the library; with the front alone first, and with all that stands behind it.
+    for (direct, whole) in [(true, false), (false, true)] {
         let mut options = options.clone();
-        options.direct = direct;
+        (options.direct, options.whole) = (direct, whole);
         check_one(fault.clone(), &options);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use tz_io::{PlanOptions, ReadOptions, Selection, TensorFile};
+use tz_io::{PlanOptions, ReadOptions, RemoteOptions, Selection, TensorFile};
 
 use crate::model::{
     contents, file, file_with_long_index, load, object, open, options, readers, signed,
@@ -166,6 +166,83 @@ fn a_broken_transfer_goes_on_where_it_broke() {
     let counters = remote.source().counters();
     let needed = FIRST + broken.end - broken.start;
     assert_eq!((counters.retries, counters.bytes), (1, needed), "nothing came twice");
+}
+
+/// Options of a caller who is going to read the whole file: from the socket, and through the library.
+fn whole() -> [RemoteOptions; 2] {
+    [true, false].map(|direct| {
+        let mut options = options();
+        (options.whole, options.direct) = (true, direct);
+        options
+    })
+}
+
+#[test]
+fn a_whole_file_is_read_on_in_the_first_answer() {
+    let bytes = file(&[40 * MIB, MIB, 100, 19 * MIB]);
+    for options in whole() {
+        let server = serve(&bytes);
+        let remote = open(&server.url("/model.tensors"), &options).expect("valid");
+        assert_eq!(server.ranges_from(0), vec![0..16 * MIB]);
+        // What the reader has not come for waits in the connection.
+        assert!((FIRST..2 * FIRST).contains(&remote.source().counters().bytes));
+        let tensors = load(&remote, &Selection::all(), &ReadOptions::default()).expect("valid");
+        assert_eq!(tensors, contents(&bytes));
+        let ends: Vec<u64> = server.ranges_from(0).iter().map(|range| range.end / MIB).collect();
+        assert_eq!(ends, [16, 32, 48, 60]);
+        let counters = remote.source().counters();
+        let len = remote.entries().last().expect("tensors").data_end();
+        assert_eq!((counters.requests, counters.bytes, counters.retries), (4, len, 0));
+    }
+}
+
+#[test]
+fn a_whole_file_of_one_piece_takes_one_request_however_it_is_read() {
+    let files = [file(&[3 * MIB, 2 * MIB, 100]), file_with_long_index(&[3 * MIB, 2 * MIB])];
+    for (bytes, options) in files.iter().flat_map(|bytes| whole().map(|options| (bytes, options))) {
+        let server = serve(bytes);
+        let remote = open(&server.url("/model.tensors"), &options).expect("valid");
+        for entry in remote.entries() {
+            let name = entry.path.to_string();
+            let one = remote.load_one(&name, &ReadOptions::default()).expect("there");
+            assert_eq!(one.bytes(), contents(bytes)[&name]);
+        }
+        assert_eq!(server.requests(), 1);
+        // It has been read, and is asked for again.
+        remote.load_one("t1", &ReadOptions::default()).expect("there");
+        assert_eq!(server.requests(), 2);
+    }
+}
+
+#[test]
+fn a_first_answer_that_nobody_reads_on_is_left() {
+    let bytes = file(&[3 * MIB, 2 * MIB, 100]);
+    for options in whole() {
+        let server = serve(&bytes);
+        let remote = open(&server.url("/model.tensors"), &options).expect("valid");
+        let one = remote.load_one("t1", &ReadOptions::default()).expect("there");
+        assert_eq!(one.bytes(), contents(&bytes)["t1"]);
+        let entry = &remote.entries()[1];
+        assert_eq!(server.ranges_from(1), vec![entry.header_offset..entry.data_end()]);
+    }
+}
+
+#[test]
+fn a_first_answer_that_breaks_is_gone_on_with_by_a_range() {
+    let bytes = file(&[3 * MIB, 20 * MIB]);
+    let faults = [Fault::Truncate { after: 5_000_000 }, Fault::Reset { after: 5_000_000 }];
+    for (fault, options) in faults.iter().flat_map(|fault| whole().map(|options| (fault, options)))
+    {
+        let server = serve(&bytes);
+        server.fault(|record| record.number == 0, fault.clone());
+        let remote = open(&server.url("/model.tensors"), &options).expect("valid");
+        assert_eq!(load(&remote, &Selection::all(), &readers(1)).expect("valid"), contents(&bytes));
+        let log = server.log();
+        let rest = log[1].range().expect("a range");
+        assert!((FIRST..=5_000_000).contains(&rest.start) && rest.end == 16 * MIB, "{rest:?}");
+        assert_eq!(log[1].header("if-match"), Some("\"first\""));
+        assert_eq!((log.len(), remote.source().counters().retries), (3, 1));
+    }
 }
 
 #[test]

@@ -134,18 +134,23 @@ fn logs_of_reads_show_no_query_and_no_password() {
     let behind = server.url(&format!("/model.tensors?{QUERY}"));
     front.put("/front", Object::of(Content::Elsewhere(behind)));
     let front = Server::new(front);
+    let logged = |url: &str| logging("load", url, "").run();
     for url in [url, front.url("/front?canary=1")] {
-        check_outcome(&Job::new("load", &url, "").env("TZ_LOG", "1").run().expect_ok());
+        check_outcome(&logged(&url).expect_ok());
     }
-    let gone = Job::new("load", &server.url("/gone?canary=1"), "").env("TZ_LOG", "1").run();
+    let gone = logged(&server.url("/gone?canary=1"));
     gone.expect_error("404");
     check_outcome(&gone);
 }
 
+/// A child that logs all there is, of requests that go through the libraries: those log too.
+fn logging(name: &str, from: &str, to: &str) -> Job {
+    Job::new(name, from, to).env("TZ_LOG", "1").env("TZ_LIBRARY", "1")
+}
+
 /// A child that knows the keys of the test server and a token.
 fn knowing(name: &str, from: &str, to: &str, server: &Server) -> Job {
-    Job::new(name, from, to)
-        .env("TZ_LOG", "1")
+    logging(name, from, to)
         .env("TZ_ENDPOINT", server.url(""))
         .env("TZ_KEY_ID", ACCESS_KEY_ID)
         .env("TZ_SECRET", SECRET_ACCESS_KEY)

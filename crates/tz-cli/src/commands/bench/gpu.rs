@@ -20,7 +20,7 @@ pub(super) fn run(
 ) -> Result<DeviceBenchmark, Failure> {
     let job = session.job(&args.filter, &args.effort, Some(args.verify))?;
     let gpu = Gpu::open(ordinal)?;
-    let source = Source::open(&args.source, session)?;
+    let source = Source::open(&args.source, &job.selection, session)?;
     super::refuse_stream(&source)?;
     source.require_unlocked()?;
     source.tensors("--device")?;
@@ -83,7 +83,7 @@ fn one(
     process::forget_peak();
     let start = Instant::now();
     let mut loader = gpu.loader(&args.source, job, session.dtype(args.dtype))?;
-    let source = Source::open(&args.source, session)?;
+    let source = Source::open(&args.source, &job.selection, session)?;
     let file = source.tensors("--device")?;
     let open = start.elapsed();
     let loaded = loader.load(file, &job.selection, &job.read)?;

@@ -70,7 +70,7 @@ pub(super) fn run(
     let (mut total, mut open) = (Phases::new(), Duration::ZERO);
     for (rank, path) in (0..).zip(&paths) {
         let begun = Instant::now();
-        let source = Source::open(path, session)?;
+        let source = Source::open(path, &job.selection, session)?;
         layouts.push(layout(&source)?);
         let selected = source.select(&job.selection)?;
         open += begun.elapsed();

@@ -1,0 +1,78 @@
+//! The body of one answer, as it comes from the HTTP library. Owns [`LibraryBody`].
+
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::Scatter;
+use super::client::Counters;
+use super::retry::Failure;
+use super::runtime::block_on;
+use super::transport::cause;
+
+/// What is still to come of a body. A pause of the stall timeout within it is a failure; one of its reader is not.
+#[derive(Debug)]
+pub(crate) struct LibraryBody {
+    response: reqwest::Response,
+    /// What came and was not wanted yet.
+    ready: Bytes,
+    stall_timeout: Duration,
+    counters: Arc<Counters>,
+}
+
+impl LibraryBody {
+    pub(crate) fn new(
+        response: reqwest::Response,
+        stall_timeout: Duration,
+        counters: Arc<Counters>,
+    ) -> Self {
+        Self { response, ready: Bytes::new(), stall_timeout, counters }
+    }
+
+    /// Copies the next `len` bytes to where `out` wants them.
+    pub(crate) async fn read_to(
+        &mut self,
+        len: u64,
+        out: &mut Scatter<'_, '_>,
+    ) -> Result<(), Failure> {
+        let mut left = len;
+        while left > 0 {
+            let next = self.next(usize::try_from(left).unwrap_or(usize::MAX)).await?;
+            let next = next.ok_or_else(|| Failure::transient("the body ended early"))?;
+            left -= next.len() as u64;
+            out.write(&next);
+        }
+        Ok(())
+    }
+
+    /// Some of the next `most` bytes; `None` at the end.
+    async fn next(&mut self, most: usize) -> Result<Option<Bytes>, Failure> {
+        if self.ready.is_empty() {
+            match tokio::time::timeout(self.stall_timeout, self.response.chunk()).await {
+                Ok(Ok(Some(frame))) => self.ready = frame,
+                Ok(Ok(None)) => return Ok(None),
+                Ok(Err(error)) => return Err(Failure::transient(cause(error))),
+                Err(_) => {
+                    self.counters.stalls.add(1);
+                    return Err(Failure::stalled(self.stall_timeout));
+                }
+            }
+            self.counters.bytes.add(self.ready.len() as u64);
+        }
+        Ok(Some(self.ready.split_to(most.min(self.ready.len()))))
+    }
+}
+
+/// As a blocking stream.
+impl Read for LibraryBody {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let next = block_on(self.next(buf.len())).map_err(Failure::into_io)?;
+        let next = next.unwrap_or_default();
+        if let Some(buf) = buf.get_mut(..next.len()) {
+            buf.copy_from_slice(&next);
+        }
+        Ok(next.len())
+    }
+}
