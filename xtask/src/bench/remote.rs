@@ -109,7 +109,10 @@ pub(super) fn run(args: &Args) -> Result<()> {
             _ => Vec::new(),
         });
     }
-    let settled = || raw::settle(2 * bench.bytes);
+    let settled = || {
+        written_back()?;
+        raw::settle(2 * bench.bytes)
+    };
     let series = alternate_after(&contenders, args.common.rounds, settled)?;
     let targets = targets(&series, &args.rows)?;
     outcome.publish(&args.common, bench.bytes, series, targets)
@@ -211,6 +214,14 @@ impl Bench {
     fn theirs<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<Sample> {
         timed(&self.python.run("remote.py", arguments)?, self.bytes)
     }
+}
+
+/// Waits until the disk has what earlier uploads left to write: it would fall on whoever runs half a minute later.
+fn written_back() -> Result<()> {
+    if !Command::new("sync").status().context("sync")?.success() {
+        bail!("sync failed");
+    }
+    Ok(())
 }
 
 fn this_program() -> Result<Command> {
