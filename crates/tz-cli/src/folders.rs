@@ -4,6 +4,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use tz_io::missing_folders;
+
 use crate::error::Failure;
 
 /// Folders that the work will make; unless [`Self::keep`] is called, they are removed again.
@@ -13,8 +15,7 @@ pub(crate) struct NewFolders(Vec<PathBuf>);
 impl NewFolders {
     /// `path` and those of its parents that do not exist.
     pub(crate) fn towards(path: &Path) -> Self {
-        let missing = path.ancestors().take_while(|path| !path.as_os_str().is_empty());
-        Self(missing.take_while(|path| !path.exists()).map(Path::to_path_buf).collect())
+        Self(missing_folders(path).map(Path::to_path_buf).collect())
     }
 
     pub(crate) fn keep(mut self) {

@@ -1,4 +1,4 @@
-//! Folders whose names survive a power cut. Owns [`create_folders`] and [`sync_folder`].
+//! Folders whose names survive a power cut. Owns [`create_folders`], [`sync_folder`] and what they go by.
 //!
 //! A new name is durable once the folder that holds it is synced: that goes for files that were renamed, and for
 //! folders as well.
@@ -7,18 +7,27 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use crate::writer::folder;
+/// The folder that holds `path`.
+#[must_use]
+pub fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// `path` and the folders above it that do not exist, the innermost first.
+pub fn missing_folders(path: &Path) -> impl Iterator<Item = &Path> {
+    let named = path.ancestors().take_while(|path| !path.as_os_str().is_empty());
+    named.take_while(|path| !path.exists())
+}
 
 /// Makes `path` and every folder above it that is missing. With `fsync`, waits until their names are on the disk.
 ///
 /// # Errors
 /// Where a folder cannot be made or synced.
 pub fn create_folders(path: &Path, fsync: bool) -> io::Result<()> {
-    let missing = path.ancestors().take_while(|path| !path.as_os_str().is_empty());
-    let missing: Vec<&Path> = missing.take_while(|path| !path.exists()).collect();
+    let missing: Vec<&Path> = missing_folders(path).collect();
     std::fs::create_dir_all(path)?;
     if fsync {
-        missing.into_iter().try_for_each(|made| sync_folder(folder(made)))?;
+        missing.into_iter().try_for_each(|made| sync_folder(folder_of(made)))?;
     }
     Ok(())
 }

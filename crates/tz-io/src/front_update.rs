@@ -11,10 +11,12 @@ use std::path::{Path, PathBuf};
 
 use crate::error::IoError;
 use crate::file::TensorFile;
-use crate::folders::sync_folder;
+use crate::folders::{folder_of, sync_folder};
 use crate::location::Location;
 use crate::remote::{self, RemoteOptions};
-use crate::writer::folder;
+
+/// Bytes of a front that are compared or put back at once.
+const STEP: usize = 1 << 20;
 
 impl TensorFile {
     /// The bytes before the first tensor.
@@ -65,26 +67,54 @@ pub fn recover_front(location: &Location) -> Result<bool, IoError> {
     let Location::File(path) = location else { return Ok(false) };
     let name = location.to_string();
     let backup = backup_path(path);
-    let fronts = match std::fs::read(&backup) {
-        Ok(fronts) => fronts,
+    let kept = match File::open(&backup) {
+        Ok(kept) => kept,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(IoError::io(&name, "read the old front beside")(error)),
+        Err(error) => return Err(IoError::io(&name, "open the old front beside")(error)),
     };
-    let (old, new) = fronts.split_at(fronts.len() / 2);
     let file = FileOptions::new().read(true).write(true).open(path);
     let file = file.map_err(IoError::io(&name, "open for writing"))?;
-    let mut found = vec![0; old.len()];
-    // A file that was replaced since begins otherwise, or is shorter: what stands beside it is not its front.
-    let torn = file.read_exact_at(&mut found, 0).is_ok()
-        && found
-            .iter()
-            .zip(old.iter().zip(new))
-            .all(|(found, (old, new))| found == old || found == new);
-    if torn {
-        write(&file, old, &name)?;
+    let torn = is_torn(&file, &kept).map_err(IoError::io(&name, "read the old front beside"))?;
+    if let Some(len) = torn {
+        let put_back = || {
+            for (offset, old) in steps(len) {
+                let mut bytes = vec![0; old];
+                kept.read_exact_at(&mut bytes, offset)?;
+                file.write_all_at(&bytes, offset)?;
+            }
+            file.sync_all()
+        };
+        put_back().map_err(IoError::io(&name, "put back the front of"))?;
     }
     remove(&backup, &name)?;
-    Ok(torn)
+    Ok(torn.is_some())
+}
+
+/// The front's length, where `file` begins with a mixture of the two fronts in `kept`. A file that was replaced since
+/// begins otherwise, or is shorter: what stands beside it is not its front.
+fn is_torn(file: &File, kept: &File) -> io::Result<Option<u64>> {
+    let len = kept.metadata()?.len() / 2;
+    if file.metadata()?.len() < len {
+        return Ok(None);
+    }
+    for (offset, step) in steps(len) {
+        let [mut found, mut old, mut new] = [(); 3].map(|()| vec![0; step]);
+        file.read_exact_at(&mut found, offset)?;
+        kept.read_exact_at(&mut old, offset)?;
+        kept.read_exact_at(&mut new, len + offset)?;
+        let either = |(found, (old, new)): (&u8, (&u8, &u8))| found == old || found == new;
+        if !found.iter().zip(old.iter().zip(&new)).all(either) {
+            return Ok(None);
+        }
+    }
+    Ok(Some(len))
+}
+
+/// Offsets and lengths of the pieces in which so many bytes are gone through: anybody may have put a file there, of any
+/// length.
+fn steps(len: u64) -> impl Iterator<Item = (u64, usize)> {
+    let left = move |offset| usize::try_from(len - offset).map_or(STEP, |left| left.min(STEP));
+    (0..len).step_by(STEP).map(move |offset| (offset, left(offset)))
 }
 
 fn on_disk(path: &Path, name: &str, old: &[u8], new: &[u8]) -> Result<(), IoError> {
@@ -97,7 +127,7 @@ fn on_disk(path: &Path, name: &str, old: &[u8], new: &[u8]) -> Result<(), IoErro
     }
     let backup = backup_path(path);
     let kept = || -> io::Result<()> {
-        let folder = folder(path);
+        let folder = folder_of(path);
         let mut temporary =
             tempfile::Builder::new().prefix(".tz-").suffix(".tmp").tempfile_in(folder)?;
         io::Write::write_all(&mut temporary, old)?;
@@ -125,7 +155,7 @@ fn write(file: &File, front: &[u8], name: &str) -> Result<(), IoError> {
 }
 
 fn remove(backup: &Path, name: &str) -> Result<(), IoError> {
-    let gone = std::fs::remove_file(backup).and_then(|()| sync_folder(folder(backup)));
+    let gone = std::fs::remove_file(backup).and_then(|()| sync_folder(folder_of(backup)));
     gone.map_err(IoError::io(name, "remove the old front beside"))
 }
 
@@ -157,6 +187,28 @@ mod tests {
         assert_eq!(std::fs::read(&path).unwrap(), b"old front, tensors");
         assert_eq!(folder.path().read_dir().unwrap().count(), 1);
         assert!(!recover_front(&Location::File(path)).unwrap(), "nothing to do");
+    }
+
+    #[test]
+    fn long_fronts_are_put_back_whole_and_files_that_only_begin_like_them_are_left() {
+        let front = |byte: u8| vec![byte; 3 << 20 | 5];
+        let (old, new) = (front(b'o'), front(b'n'));
+        // Torn within the second step.
+        let torn = [&new[..(1 << 20) + 7], &old[(1 << 20) + 7..]].concat();
+        let (_folder, path) = file(&[&*torn, b"tensors"].concat());
+        std::fs::write(backup_path(&path), [&*old, &new].concat()).unwrap();
+        assert!(recover_front(&Location::File(path.clone())).unwrap());
+        assert!(std::fs::read(&path).unwrap() == [&*old, b"tensors"].concat());
+        for content in [[&*old, b"tensors"].concat()[..3 << 20].to_vec(), {
+            let mut other = old.clone();
+            other[3 << 20] = b'x';
+            other
+        }] {
+            let (_folder, path) = file(&content);
+            std::fs::write(backup_path(&path), [&*old, &new].concat()).unwrap();
+            assert!(!recover_front(&Location::File(path.clone())).unwrap());
+            assert!(std::fs::read(&path).unwrap() == content);
+        }
     }
 
     #[test]

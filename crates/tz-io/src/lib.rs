@@ -67,7 +67,7 @@ pub use error::{Corruption, IoError};
 pub use file::TensorFile;
 pub use file_digest::{FileDigest, digest};
 pub use file_source::FileSource;
-pub use folders::{create_folders, sync_folder};
+pub use folders::{create_folders, folder_of, missing_folders, sync_folder};
 pub use front_update::{recover_front, replace_front};
 pub use host::{HostTensor, HostTensors};
 pub use location::Location;

@@ -2,8 +2,9 @@
 //!
 //! The first request asks for the front and tells the length and the entity tag; what it brought is kept, so that
 //! opening a file costs one request. Where the whole file is wanted it asks for the first piece, and what stands behind
-//! the front is left in the connection for the range that goes on there. Every later range must come from the same object: it carries `If-Match`, and the
-//! tag and length of each answer are compared with the first. A range that fails is resumed where it broke off.
+//! the front is left in the connection for the range that goes on there. Every later range must come from the same
+//! object: it carries `If-Match`, and the tag and length of each answer are compared with the first. A range that fails
+//! is resumed where it broke off.
 
 mod body;
 mod client;

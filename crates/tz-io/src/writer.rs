@@ -25,7 +25,7 @@ use crate::remote::{MultipartOutput, RemoteLocation, RemoteOptions};
 use crate::stats::WriteStats;
 use digesting::Digesting;
 use output::StreamOutput;
-pub(crate) use output::{LocalOutput, Output, folder};
+pub(crate) use output::{LocalOutput, Output};
 
 /// Where the bytes of tensors to be written come from.
 pub trait TensorSource: Sync {

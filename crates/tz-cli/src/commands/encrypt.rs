@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use clap::ValueEnum;
 use tz_crypto::{FileSealer, KdfCost, KdfLimits, KdfPreset, SealSecret};
-use tz_io::Location;
+use tz_io::{Location, WriteOptions};
 
 use super::keygen::{self, MadeKey};
 use super::serialize::{self, Target};
@@ -116,6 +116,22 @@ fn salt(text: &str) -> Result<[u8; 16], String> {
 }
 
 impl SealArgs {
+    /// Has what is written to `destination` encrypted, where a secret is at hand or is to be made.
+    pub(crate) fn seal_if_asked(
+        &self,
+        options: &mut WriteOptions,
+        session: &Session,
+        destination: &Location,
+    ) -> Result<MadeKey, Failure> {
+        let access = &session.access;
+        if !self.generate_key && access.keyfile().is_none() && access.passphrase()?.is_none() {
+            return Ok(MadeKey::default());
+        }
+        let (sealer, made) = self.sealer(session, destination)?;
+        options.seal = Some(Arc::new(sealer));
+        Ok(made)
+    }
+
     /// The sealer of a file at `destination`, for the secrets at hand.
     pub(crate) fn sealer(
         &self,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::{Builder, NamedTempFile};
 use tz_crypto::Key;
-use tz_io::sync_folder;
+use tz_io::{folder_of, sync_folder};
 
 use crate::error::Failure;
 use crate::report::Done;
@@ -70,7 +70,7 @@ fn stage(path: &Path, key: &Key) -> Result<NamedTempFile, Failure> {
         let name = path.display().to_string();
         move |error| Failure::io(&name, doing, &error)
     };
-    let staged = Builder::new().prefix(".tz-").suffix(".tmp").tempfile_in(folder(path));
+    let staged = Builder::new().prefix(".tz-").suffix(".tmp").tempfile_in(folder_of(path));
     let mut staged = staged.map_err(failed("create a temporary file beside"))?;
     staged.write_all(key.as_bytes()).map_err(failed("write"))?;
     staged.as_file().sync_all().map_err(failed("sync"))?;
@@ -78,13 +78,8 @@ fn stage(path: &Path, key: &Key) -> Result<NamedTempFile, Failure> {
 }
 
 fn sync(path: &Path) -> Result<(), Failure> {
-    sync_folder(folder(path))
+    sync_folder(folder_of(path))
         .map_err(|error| Failure::io(&path.display().to_string(), "sync the folder of", &error))
-}
-
-fn folder(path: &Path) -> &Path {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    folder.unwrap_or(Path::new("."))
 }
 
 /// A key file that was just made; it goes again unless something may be encrypted under it.

@@ -2,7 +2,6 @@
 
 mod write_source;
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use clap::ValueEnum;
@@ -213,15 +212,8 @@ fn options(
     destination: &Location,
 ) -> Result<(WriteOptions, MadeKey), Failure> {
     let mut options = write_options(session, &args.effort, source)?;
-    let mut made = MadeKey::default();
     options.create_only = args.if_none_match;
-    if args.seal.generate_key
-        || session.access.keyfile().is_some()
-        || session.access.passphrase()?.is_some()
-    {
-        let (sealer, key) = args.seal.sealer(session, destination)?;
-        (options.seal, made) = (Some(Arc::new(sealer)), key);
-    }
+    let made = args.seal.seal_if_asked(&mut options, session, destination)?;
     options.alignment = args.alignment.bytes();
     options.hashes.clear();
     if args.hash.contains(&Hash::None) && args.hash.len() > 1 {

@@ -12,7 +12,7 @@ use tz_format::Layout;
 
 use super::{TensorSource, WriteOptions};
 use crate::error::IoError;
-use crate::folders::sync_folder;
+use crate::folders::{folder_of, sync_folder};
 
 /// Takes every byte of the file exactly once.
 pub(crate) trait Output: Sync {
@@ -55,7 +55,7 @@ impl LocalOutput {
             .suffix(".tmp")
             // What `File::create` gives, the umask applied: temporary files are private by default.
             .permissions(std::fs::Permissions::from_mode(0o666))
-            .tempfile_in(folder(path));
+            .tempfile_in(folder_of(path));
         let file = file.map_err(IoError::io(name, "create a temporary file beside"))?;
         reserve(file.as_file(), len).map_err(IoError::io(name, "reserve the space of"))?;
         Ok(Self { file, path: path.to_owned(), name: name.to_owned() })
@@ -76,7 +76,7 @@ impl LocalOutput {
         })?;
         if fsync {
             // The name is durable once its folder is.
-            sync_folder(folder(&self.path))
+            sync_folder(folder_of(&self.path))
                 .map_err(IoError::io(&self.name, "sync the folder of"))?;
         }
         Ok(())
@@ -108,11 +108,6 @@ fn target(path: &Path) -> PathBuf {
     let is_link = path.symlink_metadata().is_ok_and(|metadata| metadata.is_symlink());
     let target = if is_link { path.canonicalize().ok() } else { None };
     target.unwrap_or_else(|| path.to_owned())
-}
-
-/// The folder that holds `path`.
-pub(crate) fn folder(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 impl Output for LocalOutput {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use tz_crypto::{DEFAULT_COMPAT_CHUNK_SIZE, FileSealer, Key, SealSecret};
 use tz_io::{
     Cancel, IoError, Location, ReadOptions, TensorSource, WriteOptions, WriteStats, copy,
-    create_folders, digest, sync_folder, write,
+    create_folders, digest, missing_folders, sync_folder, write,
 };
 
 use super::{ArtifactDir, tensors_name};
@@ -76,9 +76,8 @@ impl<'a> Publication<'a> {
         let mut made = Made::default();
         match dir.local() {
             Some(folder) => {
-                let missing = folder.ancestors().take_while(|path| !path.as_os_str().is_empty());
-                let missing: Vec<_> = missing.take_while(|path| !path.exists()).collect();
-                made.0.extend(missing.into_iter().rev().map(Path::to_path_buf));
+                made.0.extend(missing_folders(folder).map(Path::to_path_buf));
+                made.0.reverse();
                 create_folders(folder, options.fsync)
                     .map_err(|error| Error::io(folder, "create", error))?;
                 for name in &found {

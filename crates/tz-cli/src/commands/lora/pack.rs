@@ -1,6 +1,5 @@
 //! `lora pack`: a PEFT directory into the form that vLLM up to 0.31 reads.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use tz_lora::{Adapter, Forms, PACKED_FILE};
@@ -8,7 +7,6 @@ use tz_lora::{Adapter, Forms, PACKED_FILE};
 use super::{RulesArgs, WriteArgs, directory, files, folder, shown, usage};
 use crate::args::EffortArgs;
 use crate::commands::encrypt::{ProfileName, SealArgs};
-use crate::commands::keygen::MadeKey;
 use crate::error::Failure;
 use crate::folders::NewFolders;
 use crate::job::Session;
@@ -56,14 +54,8 @@ pub(super) fn run(args: &Args, session: &Session) -> Result<AdapterWritten, Fail
     let adapter = Adapter::open(directory(&args.source)?)?;
     adapter.validate(&args.rules.rules()?)?;
     let mut options = args.write.options(session, &args.effort)?;
-    let asked = args.seal.generate_key
-        || session.access.keyfile().is_some()
-        || session.access.passphrase()?.is_some();
-    let mut made_key = MadeKey::default();
-    if asked {
-        let (sealer, made) = args.seal.sealer(session, &destination.join(PACKED_FILE)?)?;
-        (options.seal, made_key) = (Some(Arc::new(sealer)), made);
-    }
+    let packed = destination.join(PACKED_FILE)?;
+    let mut made_key = args.seal.seal_if_asked(&mut options, session, &packed)?;
     let forms = if args.with_safetensors { Forms::BOTH } else { Forms::PACKED };
     let bytes = adapter.tensors().iter().map(|tensor| tensor.byte_len).sum();
     let made = destination.local().map(NewFolders::towards);
@@ -75,7 +67,7 @@ pub(super) fn run(args: &Args, session: &Session) -> Result<AdapterWritten, Fail
         made.keep();
     }
     let key = match args.seal.profile {
-        _ if !asked => usage::Key::None,
+        _ if options.seal.is_none() => usage::Key::None,
         ProfileName::Sealed => usage::Key::Sealed,
         ProfileName::Compat => {
             session.access.keyfile().map_or(usage::Key::Passphrase, usage::Key::File)
