@@ -164,7 +164,7 @@ fn remote() -> RemoteOptions {
     options.s3.config_path = take("TZ_CONFIG").map(Into::into);
     options.s3.anonymous = take("TZ_ANONYMOUS").is_some();
     options.ca_bundle = take("TZ_CA").map(Into::into);
-    options.direct = take("TZ_LIBRARY").is_none();
+    options.direct = take("TZ_LIBRARY").is_none_or(|value| value.is_empty());
     if take("TZ_VIRTUAL").is_some() {
         options.s3.addressing = Addressing::Virtual;
     }
