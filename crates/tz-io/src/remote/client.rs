@@ -116,13 +116,12 @@ impl Client {
             RemoteKind::Http(url) => Target::Url(url.clone()),
             RemoteKind::Object { .. } => Target::Signed(Signed::new(location, options).await?),
         };
-        let http = OnceLock::new();
-        if options.ca_bundle.is_some() {
+        let http = match options.ca_bundle {
             // What is wrong with it shows wherever the object is.
-            let client = http_client(options, &name)?;
-            http.get_or_init(|| client);
-        }
-        let direct = options.direct.then(Direct::default);
+            Some(_) => http_client(options, &name)?.into(),
+            None => OnceLock::new(),
+        };
+        let direct = options.direct.then(Direct::new);
         let counters = Arc::default();
         Ok(Self { http, direct, target, name, options: options.clone(), counters })
     }

@@ -13,7 +13,7 @@ use object_store::gcp::GoogleCloudStorageBuilder;
 use super::object::{Access, Signed, client_options, failed, retry};
 use super::options::RemoteOptions;
 use super::presigned::{COMPLETING, answered, exists};
-use super::transport::{cause, has_system_certificates, http_client};
+use super::transport::{cause, http_client};
 use crate::error::IoError;
 
 /// Stands in for a key where a signature is made only to learn an object's address. Base64, as Azure's keys are.
@@ -29,9 +29,8 @@ const BEFORE_SAS: [AzureConfigKey; 4] = [
 
 pub(crate) fn google(bucket: &str, options: &RemoteOptions, name: &str) -> Result<Access, IoError> {
     let builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket);
-    let builder = builder
-        .with_client_options(client_options(options, name, has_system_certificates())?)
-        .with_retry(retry());
+    let builder =
+        builder.with_client_options(client_options(options, name, true)?).with_retry(retry());
     let store = Arc::new(builder.build().map_err(failed(name, "set up access to"))?);
     Ok(Access { signer: Arc::clone(&store) as _, store, instead: None })
 }
@@ -42,9 +41,8 @@ pub(crate) fn azure(
     name: &str,
 ) -> Result<Access, IoError> {
     let builder = MicrosoftAzureBuilder::from_env().with_container_name(container);
-    let builder = builder
-        .with_client_options(client_options(options, name, has_system_certificates())?)
-        .with_retry(retry());
+    let builder =
+        builder.with_client_options(client_options(options, name, true)?).with_retry(retry());
     let build = |builder: MicrosoftAzureBuilder| {
         builder.build().map(Arc::new).map_err(failed(name, "set up access to"))
     };

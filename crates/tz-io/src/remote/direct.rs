@@ -28,11 +28,11 @@ const KEPT: Duration = Duration::from_secs(4);
 const PROXIES: [&str; 4] = ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"];
 
 /// Asks one server.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Direct {
     /// Connections that wait for their next request.
     idle: Mutex<Vec<Connection>>,
-    /// Whether an answer was out of the ordinary: others would be, too.
+    /// Whether there is a proxy, or an answer was out of the ordinary: others would be, too.
     refused: AtomicBool,
 }
 
@@ -77,13 +77,17 @@ pub(crate) struct SocketBody {
 }
 
 impl Direct {
+    pub(crate) fn new() -> Self {
+        let named = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        Self { idle: Mutex::default(), refused: PROXIES.iter().any(named).into() }
+    }
+
     /// Whether requests to `url` may go by it.
     pub(crate) fn serves(&self, url: &Url) -> bool {
         !self.refused.load(Ordering::Relaxed)
             && url.scheme() == "http"
             && url.username().is_empty()
             && url.password().is_none()
-            && !PROXIES.iter().any(|name| std::env::var_os(name).is_some_and(|v| !v.is_empty()))
     }
 
     /// Asks for `range` and reads the head of the answer.

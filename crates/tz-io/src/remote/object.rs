@@ -171,8 +171,10 @@ pub(crate) fn retry() -> RetryConfig {
 pub(crate) fn client_options(
     options: &RemoteOptions,
     name: &str,
-    system_certificates: bool,
+    tls: bool,
 ) -> Result<ClientOptions, IoError> {
+    // Read where somebody may show one: that takes longer than a request.
+    let system_certificates = tls && has_system_certificates();
     // A part of an upload may take long on a slow link; what must not happen is that nothing moves.
     let mut client = ClientOptions::new()
         .with_timeout_disabled()
@@ -200,15 +202,12 @@ fn s3(
     name: &str,
 ) -> Result<AmazonS3Builder, IoError> {
     let plain = resolved.endpoint.as_ref().is_some_and(|endpoint| endpoint.scheme() == "http");
-    let client = match plain && resolved.ambient.is_none() {
-        // Nobody is spoken to who shows a certificate: the system's take longer to read than a request.
-        true => client_options(options, name, false)?,
-        false => client_options(options, name, has_system_certificates())?,
-    };
+    // The services that hand out keys may speak TLS although the endpoint does not.
+    let tls = !plain || resolved.ambient.is_some();
     let mut builder = AmazonS3Builder::new()
         .with_bucket_name(bucket)
         .with_region(&resolved.region)
-        .with_client_options(client)
+        .with_client_options(client_options(options, name, tls)?)
         .with_retry(retry())
         // TLS and the store's own checks protect the body; hashing every part again would halve the upload.
         .with_unsigned_payload(true);
