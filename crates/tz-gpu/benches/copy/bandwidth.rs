@@ -29,10 +29,23 @@ const READ: usize = 2 << 20;
 pub(crate) fn run(device: &CudaDevice, job: &Job) -> Result<f64, Box<dyn Error>> {
     let target = device.allocate(TARGET)?;
     let mut best = 0.0_f64;
-    let grid: &[(usize, usize)] = if job.quick {
-        &[(2, 2), (64, 1)]
+    let grid: &[(usize, usize)] = if job.quick || job.no_grid {
+        &[(2, 2), (16, 2), (64, 1)]
     } else {
-        &[(1, 1), (1, 2), (2, 1), (2, 2), (2, 4), (4, 1), (4, 2), (8, 1), (8, 2), (64, 1), (64, 2)]
+        &[
+            (1, 1),
+            (1, 2),
+            (2, 1),
+            (2, 2),
+            (2, 4),
+            (4, 1),
+            (4, 2),
+            (8, 1),
+            (8, 2),
+            (16, 2),
+            (64, 1),
+            (64, 2),
+        ]
     };
     for &(mib, streams) in grid {
         let len = mib * MIB;

@@ -21,13 +21,17 @@ struct Job {
     repeats: usize,
     /// Leave out the variations of every setting.
     quick: bool,
+    /// Measure the bus at two points instead of a grid of lengths and streams.
+    no_grid: bool,
 }
 
 fn main() -> ExitCode {
     let job = match parse(std::env::args().skip(1)) {
         Ok(job) => job,
         Err(why) => {
-            eprintln!("{why}\nusage: copy [--device N] [--repeats N] [--quick] [FILE.tensors]");
+            eprintln!(
+                "{why}\nusage: copy [--device N] [--repeats N] [--quick] [--no-grid] [FILE.tensors]"
+            );
             return ExitCode::from(2);
         }
     };
@@ -41,7 +45,7 @@ fn main() -> ExitCode {
 }
 
 fn parse(mut words: impl Iterator<Item = String>) -> Result<Job, String> {
-    let mut job = Job { device: 0, file: None, repeats: 5, quick: false };
+    let mut job = Job { device: 0, file: None, repeats: 5, quick: false, no_grid: false };
     while let Some(word) = words.next() {
         let mut number = || -> Result<u32, String> {
             let text = words.next().ok_or_else(|| format!("{word} needs a number"))?;
@@ -51,6 +55,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Job, String> {
             "--device" => job.device = number()?,
             "--repeats" => job.repeats = number()?.max(1) as usize,
             "--quick" => job.quick = true,
+            "--no-grid" => job.no_grid = true,
             // What `cargo bench` adds.
             "--bench" => {}
             option if option.starts_with('-') => return Err(format!("unknown option {option}")),
