@@ -240,7 +240,7 @@ impl TensorFile {
         pool: &dyn BufferPool,
         consumer: &dyn Consumer,
     ) -> Result<ReadStats, IoError> {
-        let staged = self.source.plan_options().staged(pool.buffer_len());
+        let staged = self.source.plan_options().filling(pool.buffer_len());
         let plan_options = self.align(PlanOptions { headers: options.verify, ..staged })?;
         stream::run(self, &self.plan(selection, &plan_options)?, options, pool, consumer)
     }
