@@ -112,6 +112,8 @@ const AFTER_TESTS: &[Step] = &[
     step("roundtrip", &["xtask", "roundtrip"]),
     // Packs what `roundtrip` has built, as a release does.
     step("package", &["sh", "-c", PACKAGE]),
+    // The kit for GPU machines, on the fake driver.
+    step("gpu-kit", &["xtask", "gpu-test", "--fake", "--no-wheels"]),
     // What a registry would be sent, in the order it would be sent in; the code has been built already.
     step(
         "publish",

@@ -250,7 +250,8 @@ fn run_fake(packed: &Path) -> Result<()> {
     let bytes = (4_u64 << 30).to_string();
     run_here(
         packed,
-        &["--short".into()],
+        // However busy this machine is: only a machine on loan has limits to keep.
+        &["--short".into(), "--limits".into(), "20".into()],
         &[
             ("TZ_CUDA_DRIVER", driver.as_os_str()),
             ("FAKE_CUDA_MEMORY", bytes.as_ref()),
@@ -279,4 +280,65 @@ fn succeeded(command: &mut Command) -> Result<()> {
         bail!("{command:?}: {status}");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    /// Runs the kit with these programs instead of ours; gives whether it succeeded, and what it published.
+    fn run_with(programs: &[(&str, &str)], arguments: &[&str]) -> (bool, serde_json::Value, usize) {
+        let kit = tempfile::tempdir().unwrap();
+        for name in SCRIPTS {
+            copy(&sources().join(name), &kit.path().join(name)).unwrap();
+        }
+        for (name, script) in programs {
+            let path = kit.path().join(name);
+            std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let out = kit.path().join("out");
+        let status = Command::new("python3")
+            .arg(kit.path().join("run.py"))
+            .arg(&out)
+            .arg("--dir")
+            .arg(kit.path())
+            .args(arguments)
+            .stdout(std::process::Stdio::null())
+            .status()
+            .unwrap();
+        let summary = std::fs::read(out.join("summary.json")).unwrap();
+        let files = std::fs::read_dir(&out).unwrap().count();
+        (status.success(), serde_json::from_slice(&summary).unwrap(), files)
+    }
+
+    const BUS: &str = r#"echo '{"what": "pinned", "copy_mib": 2, "streams": 2, "gb_s": 50.0}'"#;
+
+    #[test]
+    fn a_step_beyond_its_limit_is_ended_and_the_next_one_runs() {
+        let programs =
+            [("copy", "sleep 100000 & wait"), ("gpu", "echo '74 GPU tests ran, 0 failed'")];
+        let (succeeded, summary, _) =
+            run_with(&programs, &["--only", "bus", "suite", "--limits", "0.1"]);
+        assert!(!succeeded);
+        let states = |at: usize| (&summary["steps"][at]["step"], &summary["steps"][at]["state"]);
+        assert_eq!(states(0), (&"bus".into(), &"FAILED".into()));
+        assert_eq!(states(1), (&"suite".into(), &"passed".into()));
+    }
+
+    #[test]
+    fn a_step_that_fails_does_not_lose_the_figures_of_others() {
+        let programs = [("copy", BUS), ("gpu", "echo 'FAILED something'; exit 1")];
+        let (succeeded, summary, files) = run_with(&programs, &["--only", "bus", "suite"]);
+        assert!(!succeeded);
+        assert_eq!(summary["figures"]["pinned, best"], 50.0);
+        assert!(files <= 8, "{files} files come back from a machine on loan");
+    }
+
+    #[test]
+    fn the_steps_fit_the_time_of_a_machine_on_loan() {
+        print_plan().unwrap();
+    }
 }

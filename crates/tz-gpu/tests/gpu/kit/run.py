@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Tests and measures a GPU machine. Needs Python 3 and nothing else; PyTorch adds rows. This folder holds what it runs.
 
-    run.py OUT [--only STEP ...] [--short] [--plan]
+    run.py OUT [--only STEP ...] [--skip STEP ...] [--short] [--plan]
 
 OUT gets three files: `log.txt` (all output), `summary.txt` (the last lines printed) and `summary.json`. Each step has a
 limit, and no step starts later than START_LIMIT seconds after the first, so that a machine lent for ten minutes returns
@@ -363,6 +363,8 @@ def main():
     parser.add_argument("--only", nargs="+", choices=names, metavar="STEP", help=f"run these steps: {' '.join(names)}")
     parser.add_argument("--skip", nargs="+", choices=names, default=[], metavar="STEP", help="leave these steps out")
     parser.add_argument("--short", action="store_true", help="a model of 256 MiB and few repetitions, to try the kit itself")
+    parser.add_argument("--limits", type=float, default=1.0, metavar="FACTOR",
+                        help="multiply the limit of every step, for example on a busy machine")
     parser.add_argument("--plan", action="store_true", help="print the steps with their limits as JSON, and run nothing")
     parser.add_argument("--device", type=int, default=0, help="ordinal of the GPU")
     parser.add_argument("--dir", type=pathlib.Path, help="where the model goes [default: /dev/shm if it fits, else /tmp]")
@@ -381,9 +383,8 @@ def main():
         if start - begin > START_LIMIT:
             rows.append((name, "not started", 0.0, f"{START_LIMIT} s are over"))
             continue
-        run.say(f"== {name} (limit {limit} s)")
-        # The short form tries the kit on any machine, however busy; only a machine on loan has limits to keep.
-        run.limit = start + limit * (20 if arguments.short else 1)
+        run.say(f"== {name} (limit {limit * arguments.limits:g} s)")
+        run.limit = start + limit * arguments.limits
         try:
             step(run)
             state, why = "passed", ""
