@@ -6,6 +6,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::thread::ThreadId;
 use std::time::Instant;
 
 use tz_format::{Element, TensorEntry};
@@ -19,7 +20,7 @@ use crate::device::Device;
 use crate::engine::CopyEngine;
 use crate::error::GpuError;
 use crate::pinned_pool::PinnedPool;
-use crate::schedule::{Copy, Input, Layout, Place, Placement, Ring, Staging};
+use crate::schedule::{Copy, Input, Layout, PADDING, Place, Placement, Ring, Staging};
 use crate::stats::{CopyStats, LoadStats, Sum};
 use crate::tensor::{DeviceTensor, DeviceTensors, Home};
 
@@ -182,7 +183,8 @@ impl<D: Device> GpuLoader<D> {
         planned.headers = options.verify || file.is_encrypted();
         let pieces = file.plan(selection, &planned)?.fetches.len();
         let pool = GrowingPool { pool: &self.pool, buffer_len, buffers: self.pool.open(pieces) };
-        let consumer = Stage { loader: self, plan, memories };
+        let caller = std::thread::current().id();
+        let consumer = Stage { loader: self, plan, memories, caller };
         Ok(file.stream(selection, options, &pool, &consumer)?)
     }
 
@@ -211,6 +213,8 @@ struct Plan<'a> {
     slots: Vec<usize>,
     /// Largest factor by which a tensor grows.
     growth: usize,
+    /// Most bytes between two tensors that one copy may write to: [`PADDING`] where nobody else's bytes are there.
+    gap: u64,
 }
 
 impl<'a> Plan<'a> {
@@ -236,7 +240,8 @@ impl<'a> Plan<'a> {
             }
         }
         let growth = conversions.iter().map(Conversion::growth).max();
-        Ok(Self { entries, selected, growth: growth.unwrap_or(1), conversions, layout, slots })
+        let growth = growth.unwrap_or(1);
+        Ok(Self { entries, selected, growth, conversions, layout, slots, gap: PADDING })
     }
 
     fn tensors(&self) -> impl Iterator<Item = (&'a TensorEntry, Place, &Conversion)> {
@@ -300,10 +305,15 @@ struct Stage<'a, D: Device> {
     loader: &'a GpuLoader<D>,
     plan: &'a Plan<'a>,
     memories: &'a [D::Memory],
+    /// Reads too, and is not ours; all other readers end with the load.
+    caller: ThreadId,
 }
 
 impl<D: Device> Consumer for Stage<'_, D> {
     fn consume(&self, piece: Piece) -> io::Result<()> {
+        if std::thread::current().id() != self.caller {
+            self.loader.device.keep_current().map_err(io::Error::other)?;
+        }
         let (mut buffer, parts) = piece.into_parts();
         let convert = || self.convert(&mut buffer, &parts);
         let copies = self.loader.convert_time.time(convert)?;
@@ -336,7 +346,7 @@ impl<D: Device> Stage<'_, D> {
             });
             conversions.push(conversion);
         }
-        let staging = Staging::new(&inputs, buffer.len());
+        let staging = Staging::new(&inputs, buffer.len(), plan.gap);
         for &(i, to) in &staging.moves {
             if let (Some(input), Some(conversion)) = (inputs.get(i), conversions.get(i)) {
                 conversion.apply(buffer, input.from.clone(), to);
