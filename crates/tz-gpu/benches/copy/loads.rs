@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use serde_json::json;
 use tz_format::Limits;
-use tz_gpu::{CudaDevice, GpuLoader, GpuOptions, Placement};
+use tz_gpu::{CudaDevice, Device as _, GpuLoader, GpuOptions, Placement};
 use tz_io::{IoError, Location, PlanOptions, RangeRead, ReadOptions, Selection, TensorFile};
 
+use crate::resident::{Growth, counts};
 use crate::{Job, emit, gigabytes, median};
 
 const MIB: usize = 1 << 20;
@@ -30,22 +31,43 @@ pub(crate) fn run(
     path: &Path,
     best: f64,
 ) -> Result<(), Box<dyn Error>> {
-    for way in ways(job.quick) {
-        measure(device, job, path, best, &way)?;
+    let ring_counts = pinned_counts(device)?;
+    for way in ways(job) {
+        measure(device, job, path, (best, ring_counts), &way)?;
     }
     Ok(())
 }
 
-fn ways(quick: bool) -> Vec<Way> {
+/// Whether pinned memory is in the figures of resident memory.
+fn pinned_counts(device: &CudaDevice) -> Result<bool, Box<dyn Error>> {
+    let before = resident("VmRSS:");
+    let mut pinned = device.pin(64 * MIB)?;
+    pinned.fill(1);
+    Ok(counts(before, resident("VmRSS:"), pinned.len() as u64))
+}
+
+fn ways(job: &Job) -> Vec<Way> {
     let plain = Way { name: "default", options: GpuOptions::local(), read: ReadOptions::default() };
-    let mut ways = vec![plain.clone()];
+    let mut ways = Vec::new();
     let mut add = |name, change: &dyn Fn(&mut Way)| {
         let mut way = Way { name, ..plain.clone() };
         change(&mut way);
         ways.push(way);
     };
+    if !job.rings.is_empty() {
+        for &mib in &job.rings {
+            for verify in [true, false] {
+                add("ring", &|way| {
+                    way.options.memory_limit = Some(u64::from(mib) << 20);
+                    way.read.verify = verify;
+                });
+            }
+        }
+        return ways;
+    }
+    add("default", &|_| ());
     add("unverified", &|way| way.read.verify = false);
-    if quick {
+    if job.quick {
         return ways;
     }
     for readers in [1, 2, 4, 8, 16, 32] {
@@ -68,7 +90,7 @@ fn measure(
     device: &CudaDevice,
     job: &Job,
     path: &Path,
-    best: f64,
+    (best, ring_counts): (f64, bool),
     way: &Way,
 ) -> Result<(), Box<dyn Error>> {
     let (mut totals, mut warm) = (Vec::new(), Vec::new());
@@ -84,7 +106,8 @@ fn measure(
         let loaded = loader.load(&file, &Selection::all(), &way.read)?;
         totals.push(start.elapsed().as_secs_f64());
         let (copy, read) = (loaded.stats().copy, loaded.stats().read);
-        let growth = resident("VmHWM:").saturating_sub(before);
+        let with_ring = resident("VmHWM:").saturating_sub(before);
+        let growth = Growth { ring: copy.pinned_bytes, ring_counts, with_ring };
         let bytes = read.bytes_delivered;
         drop(loaded);
         // Again with the ring that is there.
@@ -99,8 +122,9 @@ fn measure(
             "streams": way.options.streams,
             "bytes": bytes,
             "host_before_bytes": before,
-            "host_growth_bytes": growth,
-            "host_growth_beyond_ring": growth.saturating_sub(copy.pinned_bytes),
+            "host_growth_bytes": growth.with_ring,
+            "host_growth_beyond_ring": growth.without_ring(),
+            "ring_is_resident": growth.ring_counts,
             "device_bytes": copy.device_bytes,
             "copies": copy.copies,
             "seconds_of_last": {
