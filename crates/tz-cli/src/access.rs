@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, ValueEnum};
-use tz_io::{Addressing, IoError, OpenOptions, RemoteOptions};
+use tz_io::{Addressing, IoError, OpenOptions, PlainFiles, RemoteOptions};
 
 use crate::config::Config;
 use crate::error::Failure;
@@ -118,15 +118,6 @@ enum Style {
     Virtual,
 }
 
-/// What a command does with a file that is not encrypted although a key was given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Plain {
-    /// Refuse it: it is not the file that the user takes it for.
-    Refuse,
-    /// Read it: the key is for another file, or for the output.
-    Accept,
-}
-
 /// A path that may be empty: [`Access::new`] refuses that, and knows whether an option or the environment said it.
 fn any_path() -> impl TypedValueParser<Value = PathBuf> {
     OsStringValueParser::new().map(PathBuf::from)
@@ -193,27 +184,37 @@ impl Access {
         Ok(remote)
     }
 
-    /// How to open a file that may be encrypted, to read all of it.
-    pub(crate) fn open(&self, plain: Plain) -> Result<OpenOptions, Failure> {
+    /// How to open a file to read all of it. Keys that were given are for this file, so it must be encrypted.
+    pub(crate) fn open(&self) -> Result<OpenOptions, Failure> {
+        let mut options = self.open_any()?;
+        options.plain = PlainFiles::RefusedWithSecrets;
+        Ok(options)
+    }
+
+    /// The same, if the keys that were given may be for another file: the output, or the other file that is read.
+    pub(crate) fn open_any(&self) -> Result<OpenOptions, Failure> {
+        let mut options = self.open_without_keys()?;
+        options.secrets = self.secrets()?;
+        Ok(options)
+    }
+
+    /// The same, if the keys that were given are for the output alone.
+    pub(crate) fn open_without_keys(&self) -> Result<OpenOptions, Failure> {
         let mut options = OpenOptions::default();
         options.remote = self.remote()?;
-        options.secrets = self.secrets()?;
-        options.plain_allowed = plain == Plain::Accept;
         options.remote.whole = true;
+        options.plain = PlainFiles::Accepted;
         Ok(options)
     }
 
-    /// The same without the keys that were given.
-    pub(crate) fn open_without_keys(&self) -> Result<OpenOptions, Failure> {
-        let mut options = self.open_front()?;
-        options.remote.whole = true;
-        Ok(options)
-    }
-
-    /// How to open a file for what stands in its front.
+    /// How to open a file for its header, which needs no key. Keys that were given are not used, but they are for this
+    /// file, so it must be encrypted.
     pub(crate) fn open_front(&self) -> Result<OpenOptions, Failure> {
         let mut options = OpenOptions::default();
         options.remote = self.remote()?;
+        if self.has_secrets() {
+            options.plain = PlainFiles::Refused;
+        }
         Ok(options)
     }
 }

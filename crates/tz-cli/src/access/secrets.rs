@@ -9,8 +9,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tz_crypto::{Key, Passphrase, Secret};
-use tz_io::Location;
+use tz_crypto::{CryptoError, Key, Passphrase, Secret};
+use tz_io::{IoError, Location};
 use zeroize::Zeroizing;
 
 use super::Access;
@@ -66,6 +66,17 @@ impl Access {
             }
         }
         Ok(())
+    }
+
+    /// Whether keys or passphrases were given.
+    pub(crate) fn has_secrets(&self) -> bool {
+        let variable = || std::env::var_os(PASSPHRASE_VARIABLE).is_some();
+        self.args.keyfile.is_some() || self.args.passphrase_file.is_some() || variable()
+    }
+
+    /// Fails if keys or passphrases were given, for a file that is not encrypted and that they are for.
+    pub(crate) fn refuse_plain(&self, location: &str) -> Result<(), Failure> {
+        if self.has_secrets() { Err(not_encrypted(location).into()) } else { Ok(()) }
     }
 
     /// Keys and passphrases that were given.
@@ -168,6 +179,12 @@ impl Access {
             ));
         }
     }
+}
+
+/// The error for a file that is not encrypted although a key was given for it.
+fn not_encrypted(location: &str) -> IoError {
+    let (location, source) = (location.to_owned(), CryptoError::NotEncrypted);
+    IoError::Crypto { location, tensor: None, source }
 }
 
 /// The first bytes of a regular file, enough to tell an empty secret. `None` if there is no such file: the command that

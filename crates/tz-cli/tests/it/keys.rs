@@ -2,6 +2,7 @@
 //! them. Owns [`Keys`], a folder with a model and secrets.
 
 mod empty;
+mod plain;
 mod table;
 
 use std::fs;
@@ -325,25 +326,6 @@ fn a_key_may_come_through_a_pipe() {
         ran.exits(0);
     }
     keys.tz("diff e.tensors f.tensors --keyfile key").exits(0);
-}
-
-#[test]
-fn a_plain_file_in_the_place_of_an_encrypted_one_is_refused() {
-    let keys = Keys::new();
-    // A checkpoint is told by its first bytes, so it may stand under any name.
-    let model = "demo/model.safetensors";
-    fs::copy(keys.path().join(model), keys.path().join("disguised.tensors")).unwrap();
-    for file in ["plain.tensors", "disguised.tensors", "demo"] {
-        for job in ["verify", "deserialize", "bench"] {
-            keys.refuses(&format!("{job} {file} --keyfile key"), "not encrypted");
-        }
-        keys.refuses(&format!("decrypt {file} out.tensors --keyfile key"), "not encrypted");
-        keys.refuses(&format!("decrypt {file} out.tensors"), "not encrypted");
-    }
-    let ran = keys.tz_with_variable("verify plain.tensors", PASSPHRASE).exits(5);
-    assert!(ran.stderr.contains("unset TZ_PASSPHRASE"), "{}", ran.stderr);
-    keys.tz("encrypt plain.tensors e.tensors --keyfile key").exits(0);
-    keys.refuses("encrypt e.tensors f.tensors --keyfile key", "encrypted already");
 }
 
 #[test]
