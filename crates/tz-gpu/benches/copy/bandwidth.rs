@@ -13,7 +13,7 @@ use tz_format::Limits;
 use tz_gpu::{
     Bus, CudaDevice, CudaMemory, CudaPinned, CudaStream, Device, DeviceError, DeviceMemory as _,
 };
-use tz_io::{Location, Selection, TensorFile};
+use tz_io::{Location, ReadOptions, Selection, TensorFile};
 
 use crate::{Job, emit, gigabytes, median, rate};
 
@@ -27,7 +27,8 @@ const SOURCE: usize = 256 << 20;
 /// Length of one read in the measurements of files.
 const READ: usize = 2 << 20;
 
-/// The time that one allocation of pinned memory takes, and giving it back.
+/// The time that one allocation of pinned memory takes, and giving it back; with a file, also of locking memory that we
+/// allocated: that of its first large tensor, which stands on huge pages.
 pub(crate) fn pinning(device: &CudaDevice, job: &Job) -> Result<(), Box<dyn Error>> {
     for mib in [2, 16, 64] {
         let (mut pin, mut unpin) = (Vec::new(), Vec::new());
@@ -41,6 +42,23 @@ pub(crate) fn pinning(device: &CudaDevice, job: &Job) -> Result<(), Box<dyn Erro
         }
         emit("pin", json!({"mib": mib, "us": median(pin), "unpin_us": median(unpin)}));
     }
+    let Some(path) = &job.file else { return Ok(()) };
+    let file = TensorFile::open(&Location::File(path.clone()), &Limits::default())?;
+    let large = file.entries().iter().find(|entry| entry.byte_len() >= 32 << 20);
+    let large = large.ok_or("no tensor of 32 MiB in the file")?.path.to_string();
+    let loaded = file.load(&Selection::globs(&[&large])?, &ReadOptions::default())?;
+    let tensor = loaded.get(&large).ok_or("the tensor was not loaded")?;
+    let (mut pin, mut unpin) = (Vec::new(), Vec::new());
+    for _ in 0..job.repeats {
+        let start = Instant::now();
+        let locked = device.register(tensor.shared_bytes())?;
+        pin.push(start.elapsed().as_secs_f64() * 1e6);
+        let start = Instant::now();
+        drop(locked);
+        unpin.push(start.elapsed().as_secs_f64() * 1e6);
+    }
+    let mib = tensor.bytes().len() / MIB;
+    emit("pin own pages", json!({"mib": mib, "us": median(pin), "unpin_us": median(unpin)}));
     Ok(())
 }
 

@@ -8,7 +8,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::context::{Bound, Primary};
+use super::context::Primary;
 use super::driver::{self, RawEvent, RawStream};
 use crate::error::DeviceError;
 
@@ -46,11 +46,13 @@ impl CudaStream {
         if source.is_empty() {
             return Ok(());
         }
-        let bound = self.work.start()?;
+        let bound = self.work.primary.bind()?;
         // SAFETY: `Device::copy_to_device` checks the range against its allocation before it comes here. Page-locked
         // sources are `CudaPinned` or `RegisteredBytes`, which call `finish_all` before they let go of their memory;
         // of any other source the driver has taken a copy when it returns.
-        unsafe { self.work.stream.copy_to_device(&bound, source, address) }
+        let started = unsafe { self.work.stream.copy_to_device(&bound, source, address) };
+        self.work.count();
+        started
     }
 
     /// Fills at `address`, where the caller has checked that the length fits.
@@ -58,10 +60,12 @@ impl CudaStream {
         if len == 0 {
             return Ok(());
         }
-        let bound = self.work.start()?;
+        let bound = self.work.primary.bind()?;
         let len = usize::try_from(len).unwrap_or(usize::MAX);
         // SAFETY: `Device::fill_zero` checks the range against its allocation before it comes here.
-        unsafe { self.work.stream.fill_zero(&bound, address, len) }
+        let started = unsafe { self.work.stream.fill_zero(&bound, address, len) };
+        self.work.count();
+        started
     }
 
     pub(super) fn synchronize(&self) -> Result<(), DeviceError> {
@@ -78,11 +82,10 @@ impl Drop for CudaStream {
 }
 
 impl Work {
-    /// Counts a piece of work that is about to start.
-    fn start(&self) -> Result<Bound, DeviceError> {
-        let bound = self.primary.bind()?;
+    /// Counts a call that started work, also if it failed: nobody knows how far it came. Only after the call, so that
+    /// whoever sees the count and then waits, or records an event, does so behind that work.
+    fn count(&self) {
         self.started.fetch_add(1, Ordering::AcqRel);
-        Ok(bound)
     }
 
     fn synchronize(&self) -> Result<(), DeviceError> {

@@ -7,7 +7,7 @@ use tz_gpu::testing::TestFile;
 use tz_gpu::{
     CudaDevice, Device as _, DeviceError, DeviceMemory as _, DeviceTensors, GpuLoader, GpuOptions,
 };
-use tz_io::{ReadOptions, Selection};
+use tz_io::{Location, ReadOptions, Selection, TensorFile};
 
 /// Some 100 MiB in pieces of 2 MiB.
 fn large_file() -> TestFile {
@@ -243,26 +243,32 @@ fn pinned_memory_is_freed_only_after_the_copies_that_read_it() {
 #[test]
 fn mapped_files_are_locked_by_pages_and_unlocked() {
     FakeDriver::new().run("real_drivers::mapped_files_are_locked_by_pages_and_unlocked", || {
-        let file = TestFile::mixed();
         let device = CudaDevice::open(0).unwrap();
-        let (opened, host) = (file.open(), file.on_host());
-        let mapped = opened.map(&Selection::all()).unwrap();
-        let tensor = |name: &str| {
-            mapped.iter().find(|tensor| tensor.entry().path.to_string() == name).unwrap()
+        let root = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures"));
+        let open = |name: &str| {
+            let location = Location::File(root.join(name));
+            TensorFile::open(&location, &tz_format::Limits::default()).unwrap()
         };
-        for name in ["large", "norm.1", "norm.299"] {
-            let locked = device.register(tensor(name).shared_bytes()).unwrap();
-            let refused = device.register(tensor(name).shared_bytes()).unwrap_err();
-            assert!(matches!(refused, DeviceError::Driver { code: 712, .. }), "{refused}");
-            let target = device.allocate(locked.len() as u64).unwrap();
-            let stream = device.stream().unwrap();
-            device.copy_to_device(&stream, &locked, &target, 0).unwrap();
-            // While the copy is under way: it is waited for.
-            drop(locked);
-            let mut back = vec![0; host.get(name).unwrap().bytes().len()];
-            device.copy_to_host(&target, 0, &mut back).unwrap();
-            assert!(back == host.get(name).unwrap().bytes(), "{name}");
+        let mut odd = 0;
+        for opened in [open("valid/packed.tensors"), TestFile::mixed().open()] {
+            let mapped = opened.map(&Selection::all()).unwrap();
+            for tensor in mapped.iter().filter(|tensor| tensor.bytes().len() > 1) {
+                let bytes = tensor.bytes();
+                odd += usize::from(!bytes.as_ptr().addr().is_multiple_of(4096));
+                let locked = device.register(tensor.shared_bytes()).unwrap();
+                let refused = device.register(tensor.shared_bytes()).unwrap_err();
+                assert!(matches!(refused, DeviceError::Driver { code: 712, .. }), "{refused}");
+                let target = device.allocate(bytes.len() as u64).unwrap();
+                let stream = device.stream().unwrap();
+                device.copy_to_device(&stream, &locked, &target, 0).unwrap();
+                // While the copy is under way: it is waited for.
+                drop(locked);
+                let mut back = vec![0; bytes.len()];
+                device.copy_to_host(&target, 0, &mut back).unwrap();
+                assert!(back == bytes, "{:?}", tensor.entry().path);
+            }
         }
+        assert!(odd > 0, "some tensor begins within a page");
     });
 }
 
