@@ -9,7 +9,7 @@ use tz_gpu::{
 };
 use tz_io::{Location, ReadOptions, Selection, TensorFile};
 
-/// Some 100 MiB in pieces of 2 MiB.
+/// Some 100 MiB; in pieces of 2 MiB with [`options`].
 fn large_file() -> TestFile {
     let spec = |i| TensorSpec::new(format!("t{i}"), Element::Uint8, vec![10 << 20]);
     TestFile::new((0..10).map(spec).collect())
@@ -19,8 +19,14 @@ fn load(loader: &mut GpuLoader<CudaDevice>, file: &TestFile) -> DeviceTensors {
     loader.load(&file.open(), &Selection::all(), &ReadOptions::default()).unwrap()
 }
 
+fn options() -> GpuOptions {
+    let mut options = GpuOptions::local();
+    options.buffer_bytes = 2 << 20;
+    options
+}
+
 fn loader() -> GpuLoader<CudaDevice> {
-    GpuLoader::new(CudaDevice::open(0).unwrap(), GpuOptions::local()).unwrap()
+    GpuLoader::new(CudaDevice::open(0).unwrap(), options()).unwrap()
 }
 
 #[track_caller]
@@ -75,7 +81,7 @@ fn where_the_driver_locks_no_pages_of_ours_it_allocates_some() {
 fn events_are_recorded_again() {
     FakeDriver::new().run("real_drivers::events_are_recorded_again", || {
         let probe = Probe::new();
-        let mut options = GpuOptions::local();
+        let mut options = options();
         options.memory_limit = Some(8 * ((2 << 20) + (64 << 10)));
         let mut loader = GpuLoader::new(CudaDevice::open(0).unwrap(), options).unwrap();
         let file = large_file();

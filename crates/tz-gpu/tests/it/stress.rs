@@ -149,7 +149,8 @@ fn an_encrypted_file_loads_with_few_buffers_and_many_readers() {
     open.secrets = vec![Secret::Key(Key::from_bytes(&key).unwrap())];
     let file = TensorFile::open_with(&Location::File(path.into()), &open).unwrap();
     let host = file.load(&Selection::all(), &ReadOptions::default()).unwrap();
-    let buffer = (2 << 20) + (64 << 10);
+    let data = 2 << 20;
+    let buffer = data as u64 + (64 << 10);
     let mut read = ReadOptions::default();
     read.readers = Some(8);
     for pinnable in [1, 2, 8] {
@@ -159,6 +160,7 @@ fn an_encrypted_file_loads_with_few_buffers_and_many_readers() {
             options.pinnable = pinnable * buffer;
             let device = SimDevice::new(options);
             let mut ring = GpuOptions::local();
+            ring.buffer_bytes = data;
             ring.memory_limit = Some(8 * buffer);
             let mut loader = GpuLoader::new(device.clone(), ring).unwrap();
             let loaded = loader.load(&file, &Selection::all(), &read).unwrap();
