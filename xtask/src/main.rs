@@ -50,7 +50,7 @@ enum Command {
     Lint,
     /// Check what the compiler does not: file sizes, unsafe, promises and their tests
     Tidy,
-    /// Run the tests, with `--busy` beside busy loops and on one core
+    /// Run the tests; with `--busy`, next to busy loops and on one core
     Test(test::Args),
     /// Run everything that continuous integration runs, in its order
     Ci(ci::Args),

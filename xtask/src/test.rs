@@ -1,5 +1,5 @@
-//! `cargo xtask test`: the tests, and with `--busy` the same tests where they are slow: beside busy loops, and on one
-//! core. A test whose verdict depends on speed or on the order of threads fails there.
+//! `cargo xtask test`: runs the tests, with `--busy` where they are slow: next to busy loops, then on one core. A test
+//! whose verdict depends on speed or on the order of threads fails there.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,18 +16,18 @@ use anyhow::{Context, Result, bail};
 use crate::report::table;
 use crate::workspace;
 
-/// Busy loops of `--busy`: twice the cores of the smallest machine that runs these tests.
+/// Busy loops of `--busy`: twice as many as our smallest machine has cores.
 const LOOPS: usize = 4;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Run the tests beside four busy loops, and once more on one core
+    /// Run the tests next to four busy loops, then once more on one core
     #[arg(long)]
     busy: bool,
     /// Run only the tests whose name contains this; may be repeated
     #[arg(long, value_name = "FILTER")]
     only: Vec<String>,
-    /// Run everything so many times; later runs follow a failed one
+    /// Repeat everything so many times, also after a failure
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     times: u32,
     /// Test only this package; may be repeated
@@ -49,8 +49,8 @@ enum Surroundings {
 impl Surroundings {
     fn name(self) -> &'static str {
         match self {
-            Self::Quiet => "as it is",
-            Self::BusyLoops => "beside busy loops",
+            Self::Quiet => "undisturbed",
+            Self::BusyLoops => "next to busy loops",
             Self::OneCore => "on one core",
         }
     }
@@ -93,7 +93,7 @@ impl Args {
             command.args(["--test", target]);
         }
         if self.test.is_empty() && !self.only.is_empty() {
-            // Doctests have no names that anybody would filter by, and take the longest to find that out.
+            // Filters are for names of functions, which doctests lack; rustdoc takes long to find that out.
             command.arg("--tests");
         }
         command
@@ -142,7 +142,7 @@ fn first_core(status: &str) -> Option<&str> {
     cores.trim().split([',', '-']).next().filter(|core| !core.is_empty())
 }
 
-/// Threads that do nothing of use until this is dropped. As threads they cannot outlive the command, whatever ends it.
+/// Threads that keep cores busy until this is dropped. Threads cannot outlive the command, whatever ends it.
 #[derive(Debug)]
 struct BusyLoops {
     stop: Arc<AtomicBool>,
