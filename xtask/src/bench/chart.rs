@@ -12,7 +12,9 @@ const MARGIN: f64 = 12.0;
 
 /// The series as an SVG document. A run that was far slower than all medians ends at the edge.
 pub(super) fn svg(title: &str, series: &[Series]) -> String {
-    let longest = series.iter().map(Series::median_seconds).fold(f64::MIN_POSITIVE, f64::max);
+    let series: Vec<_> = series.iter().filter(|series| series.failure.is_none()).collect();
+    let longest =
+        series.iter().map(|series| series.median_seconds()).fold(f64::MIN_POSITIVE, f64::max);
     let room = WIDTH - LABELS - FIGURES - MARGIN;
     let x = |seconds: f64| LABELS + room * (seconds / longest).min(1.0);
     let height = MARGIN + ROW * (1.5 + f64::from(u32::try_from(series.len()).unwrap_or(u32::MAX)));
@@ -75,6 +77,7 @@ mod tests {
                 .iter()
                 .map(|&seconds| Sample { seconds, process_seconds: seconds, peak_bytes: 0 })
                 .collect(),
+            failure: None,
         };
         let slow = series("a <b> & c", &[4.0, 4.0, 40.0]);
         let svg = svg("seconds", &[slow, series("tz-cli", &[1.0, 1.0, 1.0])]);

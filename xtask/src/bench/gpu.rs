@@ -308,7 +308,7 @@ mod tests {
 
     fn series(name: &str, seconds: f64) -> Series {
         let sample = Sample { seconds, process_seconds: seconds, peak_bytes: 0 };
-        Series { name: name.to_owned(), samples: vec![sample] }
+        Series { name: name.to_owned(), samples: vec![sample], failure: None }
     }
 
     #[test]

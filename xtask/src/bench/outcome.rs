@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::rounds::{Series, Target, render, render_targets};
+use super::rounds::{Series, Target, check_all, render, render_targets};
 use super::{Common, chart};
 use crate::report::mebibytes;
 
@@ -34,7 +34,7 @@ impl<'a> Outcome<'a> {
         Self { schema: 1, bytes: 0, load_before, folder, series, targets, how }
     }
 
-    /// Prints the figures, and saves them where that was asked for.
+    /// Prints the figures, and saves them where that was asked for; then a contender that failed is an error.
     pub(super) fn publish(
         self,
         common: &Common,
@@ -64,7 +64,7 @@ impl<'a> Outcome<'a> {
             fs::write(path, serde_json::to_string_pretty(&outcome)?)
                 .with_context(|| path.display().to_string())?;
         }
-        Ok(())
+        check_all(series)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Contenders in alternation: every round runs each of them once in a fresh process, starting with
 //! another one each time, so that drift of the machine falls on all alike.
 
-use anyhow::{Context, Result};
+use anyhow::{Result, bail};
 use comfy_table::Table;
 use serde::Serialize;
 
@@ -39,14 +39,26 @@ pub(crate) struct Sample {
 pub(crate) struct Series {
     pub(super) name: String,
     pub(super) samples: Vec<Sample>,
+    /// Why the contender took part no longer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) failure: Option<String>,
 }
 
-/// Runs everything `rounds` times.
+/// Runs everything `rounds` times; the first failure ends it.
 pub(crate) fn alternate(contenders: &[Contender<'_>], rounds: u32) -> Result<Vec<Series>> {
-    alternate_after(contenders, rounds, || Ok(()))
+    let series = alternate_after(contenders, rounds, || Ok(()))?;
+    check_all(&series)?;
+    Ok(series)
 }
 
-/// The same, with `before` called before each run, outside every clock.
+/// The first failure among the contenders.
+pub(super) fn check_all(series: &[Series]) -> Result<()> {
+    let failed = series.iter().find_map(|series| Some((&series.name, series.failure.as_ref()?)));
+    failed.map_or(Ok(()), |(name, why)| bail!("{name}: {why}"))
+}
+
+/// Runs everything `rounds` times, with `before` called before each run, outside every clock. A contender that fails
+/// takes part no longer, and keeps the others' figures from nobody: see [`check_all`]. Samples are printed as they come.
 pub(super) fn alternate_after(
     contenders: &[Contender<'_>],
     rounds: u32,
@@ -54,15 +66,31 @@ pub(super) fn alternate_after(
 ) -> Result<Vec<Series>> {
     let mut series: Vec<Series> = contenders
         .iter()
-        .map(|contender| Series { name: contender.name.clone(), samples: Vec::new() })
+        .map(|contender| Series {
+            name: contender.name.clone(),
+            samples: Vec::new(),
+            failure: None,
+        })
         .collect();
     for (round, shift) in (1..=rounds).zip((0..contenders.len()).cycle()) {
         eprintln!("round {round} of {rounds}");
         for step in 0..contenders.len() {
             let at = (step + shift) % contenders.len();
+            let (contender, series) = (&contenders[at], &mut series[at]);
+            if series.failure.is_some() {
+                continue;
+            }
             before()?;
-            let sample = (contenders[at].run)().with_context(|| contenders[at].name.clone())?;
-            series[at].samples.push(sample);
+            match (contender.run)() {
+                Ok(sample) => {
+                    eprintln!("  {:.4} s  {}", sample.seconds, contender.name);
+                    series.samples.push(sample);
+                }
+                Err(error) => {
+                    eprintln!("  failed    {}: {error:#}", contender.name);
+                    series.failure = Some(format!("{error:#}"));
+                }
+            }
         }
     }
     Ok(series)
@@ -91,6 +119,10 @@ impl Series {
 pub(super) fn render(series: &[Series], bytes: u64) -> Table {
     let mut table = table(&["", "median s", "min - max", "GB/s", "whole process s", "peak memory"]);
     for series in series {
+        if let Some(why) = &series.failure {
+            table.add_row([&*series.name, "failed", why]);
+            continue;
+        }
         let (low, high) = series.range();
         let median = series.median_seconds();
         table.add_row([
@@ -174,6 +206,24 @@ mod tests {
         assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
         assert_eq!(median(vec![1.0]), 1.0);
         assert!(median(vec![]).is_nan());
+    }
+
+    #[test]
+    fn a_contender_that_fails_leaves_the_figures_of_the_others() {
+        let runs = RefCell::new(0);
+        let good = Contender::new("good", || {
+            Ok(Sample { seconds: 1.0, process_seconds: 2.0, peak_bytes: 3 })
+        });
+        let bad = Contender::new("bad", || {
+            *runs.borrow_mut() += 1;
+            bail!("it exited with 1")
+        });
+        let contenders = [good, bad];
+        let series = alternate_after(&contenders, 3, || Ok(())).unwrap();
+        assert_eq!((series[0].samples.len(), *runs.borrow()), (3, 1));
+        assert!(render(&series, 1).to_string().contains("it exited with 1"));
+        assert_eq!(check_all(&series).unwrap_err().to_string(), "bad: it exited with 1");
+        assert!(alternate(&contenders, 1).is_err());
     }
 
     #[test]
