@@ -8,12 +8,14 @@ use std::io::{IoSliceMut, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use tz_crypto::{Key, Passphrase, Secret};
-use tz_io::{Addressing, IoError, Location, OpenOptions, RemoteOptions};
+use tz_io::{Addressing, Cancel, IoError, Location, OpenOptions, RemoteOptions};
 use zeroize::Zeroizing;
 
+use crate::args::duration;
 use crate::config::Config;
 use crate::error::Failure;
 use crate::output::say;
@@ -113,6 +115,29 @@ pub(crate) struct AccessArgs {
         hide_short_help = true
     )]
     ca_bundle: Option<PathBuf>,
+    /// Time without progress before a request is broken off and sent again, for example 10s [default: 30s]
+    #[arg(
+        long,
+        global = true,
+        value_name = "TIME",
+        value_parser = duration,
+        env = "TZ_STALL_TIMEOUT",
+        hide_env_values = true,
+        help_heading = "Servers",
+        hide_short_help = true
+    )]
+    stall_timeout: Option<Duration>,
+    /// Times that a failed request is sent again; progress restores them [default: 8]
+    #[arg(
+        long,
+        global = true,
+        value_name = "N",
+        env = "TZ_RETRIES",
+        hide_env_values = true,
+        help_heading = "Servers",
+        hide_short_help = true
+    )]
+    retries: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -140,6 +165,7 @@ pub(crate) struct Access {
     args: AccessArgs,
     quiet: bool,
     read: SecretFiles,
+    cancel: Cancel,
 }
 
 /// Contents of the files of secrets that were read. One command may need a secret more than once, and a pipe
@@ -155,7 +181,7 @@ impl std::fmt::Debug for SecretFiles {
 
 impl Access {
     /// The file is weaker than options and environment.
-    pub(crate) fn new(args: &AccessArgs, config: &Config, quiet: bool) -> Self {
+    pub(crate) fn new(args: &AccessArgs, config: &Config, quiet: bool, cancel: Cancel) -> Self {
         let mut args = args.clone();
         let Config {
             keyfile,
@@ -164,6 +190,8 @@ impl Access {
             s3_region,
             s3_config_path,
             ca_bundle,
+            stall_timeout,
+            retries,
             ..
         } = config.clone();
         let typed = args.keyfile.is_some() || args.passphrase_file.is_some();
@@ -174,7 +202,9 @@ impl Access {
         args.s3_region = args.s3_region.or(s3_region);
         args.s3_config_path = args.s3_config_path.or(s3_config_path);
         args.ca_bundle = args.ca_bundle.or(ca_bundle);
-        Self { args, quiet, read: SecretFiles::default() }
+        args.stall_timeout = args.stall_timeout.or(stall_timeout);
+        args.retries = args.retries.or(retries);
+        Self { args, quiet, read: SecretFiles::default(), cancel }
     }
 
     /// Servers and credentials.
@@ -182,6 +212,9 @@ impl Access {
         let mut remote = RemoteOptions::default();
         let args = &self.args;
         remote.ca_bundle.clone_from(&args.ca_bundle);
+        remote.stall_timeout = args.stall_timeout.unwrap_or(remote.stall_timeout);
+        remote.retries = args.retries.unwrap_or(remote.retries);
+        remote.cancel = self.cancel.clone();
         remote.s3.endpoint.clone_from(&args.s3_endpoint);
         remote.s3.region.clone_from(&args.s3_region);
         remote.s3.access_key_id.clone_from(&args.s3_access_key_id);
@@ -199,6 +232,12 @@ impl Access {
             remote.s3.secret_access_key = Some(secret.trim().to_owned());
         }
         Ok(remote)
+    }
+
+    /// The settings of waits that go for every server.
+    #[cfg(feature = "hub")]
+    pub(crate) fn waits(&self) -> (Option<Duration>, Option<u32>) {
+        (self.args.stall_timeout, self.args.retries)
     }
 
     /// How to open a file that may be encrypted, to read all of it.

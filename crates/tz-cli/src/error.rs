@@ -3,6 +3,7 @@
 mod gpu;
 
 use std::io::{self, ErrorKind};
+use std::time::Duration;
 
 use tz_crypto::{CryptoError, ErrorClass};
 use tz_format::FormatError;
@@ -68,6 +69,12 @@ impl Failure {
 
     pub(crate) fn cancelled() -> Self {
         Self::new(Exit::Interrupted, "cancelled", "the work was cancelled", "run it again")
+    }
+
+    /// The whole command took too long.
+    pub(crate) fn deadline(deadline: Duration) -> Self {
+        let message = format!("the command did not end within the deadline of {deadline:?}");
+        Self::new(Exit::Io, "deadline", message, "raise --deadline, or leave it out")
     }
 
     #[must_use]

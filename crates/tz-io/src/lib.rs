@@ -45,6 +45,7 @@ mod folders;
 mod front;
 mod front_update;
 mod host;
+mod leftovers;
 mod load;
 mod location;
 mod options;
@@ -70,6 +71,7 @@ pub use file_source::FileSource;
 pub use folders::{create_folders, folder_of, missing_folders, sync_folder};
 pub use front_update::{recover_front, replace_front};
 pub use host::{HostTensor, HostTensors};
+pub use leftovers::{Leftover, TemporaryFile, TemporaryFolder, remove_leftovers};
 pub use location::Location;
 pub use memory::SharedBytes;
 pub use options::{

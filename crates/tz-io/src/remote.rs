@@ -15,6 +15,7 @@ mod gate;
 mod metered;
 mod object;
 mod options;
+mod patience;
 mod presigned;
 mod retry;
 mod rewrite;
@@ -31,6 +32,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use crate::error::IoError;
+use crate::options::Cancel;
 use crate::plan::PlanOptions;
 use crate::source::{RangeRead, SourceCounters, StreamSource};
 use client::{Answer, Body, Client, Identity};
@@ -82,7 +84,7 @@ pub(crate) fn open(
     location: &RemoteLocation,
     options: &RemoteOptions,
 ) -> Result<Box<dyn RangeRead>, IoError> {
-    let client = block_on(Client::new(location, options))?;
+    let client = block_on(options.cancel.unless(Client::new(location, options)))?;
     let asked = if options.whole { plan_options().piece_len } else { FIRST_READ };
     let (answer, first) = client.first(asked, FIRST_READ)?;
     let Answer { identity, total, ranged, body } = answer;
@@ -161,6 +163,15 @@ impl RangeRead for RemoteFile {
     }
 
     fn read_into(&self, offset: u64, buffers: &mut [IoSliceMut<'_>]) -> Result<(), IoError> {
+        self.read_into_until(offset, buffers, &Cancel::default())
+    }
+
+    fn read_into_until(
+        &self,
+        offset: u64,
+        buffers: &mut [IoSliceMut<'_>],
+        cancel: &Cancel,
+    ) -> Result<(), IoError> {
         let wanted: u64 = buffers.iter().map(|buffer| buffer.len() as u64).sum();
         let end = offset.checked_add(wanted).filter(|&end| end <= self.len);
         let end = end.ok_or_else(|| {
@@ -174,8 +185,9 @@ impl RangeRead for RemoteFile {
         if offset + out.written >= end {
             return Ok(());
         }
-        let permit = block_on(self.gate.acquire());
-        let mut retries = self.client.retries();
+        let mut retries = self.client.retries(cancel);
+        let permit = async { Ok(self.gate.acquire().await) };
+        let permit = block_on(retries.patience.cancel.unless::<_, IoError>(permit))?;
         let before = out.written;
         let mut restored = before;
         loop {

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::IoError;
-use crate::options::available_cores;
+use crate::options::{Cancel, available_cores};
 use crate::plan::PlanOptions;
 
 /// Most buffers that one `preadv` takes (`IOV_MAX` of Linux).
@@ -30,6 +30,21 @@ pub trait RangeRead: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`IoError::Io`], also where the file ends before the buffers are full.
     fn read_into(&self, offset: u64, buffers: &mut [IoSliceMut<'_>]) -> Result<(), IoError>;
+
+    /// As [`Self::read_into`], until `cancel` is set. Implement it where a read can wait for long and can be given up;
+    /// else it is looked at once, before the read.
+    ///
+    /// # Errors
+    /// [`IoError::Cancelled`], and those of [`Self::read_into`].
+    fn read_into_until(
+        &self,
+        offset: u64,
+        buffers: &mut [IoSliceMut<'_>],
+        cancel: &Cancel,
+    ) -> Result<(), IoError> {
+        cancel.check()?;
+        self.read_into(offset, buffers)
+    }
 
     /// How many readers the source can serve at once; a stream serves one, in order.
     fn max_readers(&self) -> usize;
@@ -58,6 +73,41 @@ pub trait RangeRead: Send + Sync + fmt::Debug {
     /// The local file behind it, where there is one.
     fn local_file(&self) -> Option<&File> {
         None
+    }
+}
+
+/// A source whose reads end when the work is cancelled.
+#[derive(Debug)]
+pub(crate) struct Until<'a> {
+    source: &'a dyn RangeRead,
+    cancel: &'a Cancel,
+}
+
+impl<'a> Until<'a> {
+    pub(crate) fn new(source: &'a dyn RangeRead, cancel: &'a Cancel) -> Self {
+        Self { source, cancel }
+    }
+}
+
+impl RangeRead for Until<'_> {
+    fn len(&self) -> Option<u64> {
+        self.source.len()
+    }
+
+    fn read_into(&self, offset: u64, buffers: &mut [IoSliceMut<'_>]) -> Result<(), IoError> {
+        self.source.read_into_until(offset, buffers, self.cancel)
+    }
+
+    fn max_readers(&self) -> usize {
+        self.source.max_readers()
+    }
+
+    fn location(&self) -> &str {
+        self.source.location()
+    }
+
+    fn local_file(&self) -> Option<&File> {
+        self.source.local_file()
     }
 }
 
@@ -178,7 +228,12 @@ impl RangeRead for StreamSource {
             let why = "a stream cannot be read twice or out of order";
             return Err(IoError::Unsupported { location: self.name.clone(), why });
         };
-        let failed = |source| IoError::io(&self.name, "read")(source);
+        let failed = |source: io::Error| match source.downcast() {
+            // A stream over a server that the work was told to leave.
+            Ok(IoError::Cancelled) => IoError::Cancelled,
+            Ok(error) => IoError::io(&self.name, "read")(io::Error::other(error)),
+            Err(source) => IoError::io(&self.name, "read")(source),
+        };
         let skipped =
             io::copy(&mut state.reader.by_ref().take(skip), &mut io::sink()).map_err(failed)?;
         state.position += skipped;

@@ -100,8 +100,10 @@ pub(crate) fn run(
         };
         let bytes = buffer.get_mut(..fetch.len()).unwrap_or_default();
         requests.add(1);
-        fetch_time
-            .time(|| file.source().read_into(fetch.range.start, &mut [IoSliceMut::new(bytes)]))?;
+        let mut buffers = [IoSliceMut::new(bytes)];
+        let read =
+            || file.source().read_into_until(fetch.range.start, &mut buffers, &options.cancel);
+        fetch_time.time(read)?;
         let mut parts = fetch.parts.clone();
         if file.is_encrypted() {
             decrypt_time

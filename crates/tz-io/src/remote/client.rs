@@ -13,11 +13,13 @@ use super::body::LibraryBody;
 use super::direct::{Direct, Head, Refused, SocketBody};
 use super::object::Signed;
 use super::options::RemoteOptions;
+use super::patience::Patience;
 use super::retry::{Failure, Retries, refusal};
 use super::runtime::block_on;
 use super::target::{RemoteKind, RemoteLocation};
-use super::transport::{cause, http_client, is_hopeless};
+use super::transport::{http_client, judged};
 use crate::error::IoError;
+use crate::options::Cancel;
 use crate::source::SourceCounters;
 use crate::stats::Counter;
 
@@ -140,14 +142,16 @@ impl Client {
         }
     }
 
-    pub(crate) fn retries(&self) -> Retries {
-        Retries::new(self.options.retries, self.options.deadline, Arc::clone(&self.counters))
+    /// The tries of one range, until it has come or `cancel` is set.
+    pub(crate) fn retries(&self, cancel: &Cancel) -> Retries {
+        let cancel = self.options.cancel.or(cancel);
+        Retries::new(&self.options, cancel, Arc::clone(&self.counters))
     }
 
     /// The first request, for the first `asked` bytes: learns what the object is and brings `wanted` of them. The rest,
     /// and all of it from a server that ignores the range, is left in the body.
     pub(crate) fn first(&self, asked: u64, wanted: u64) -> Result<(Answer, Bytes), IoError> {
-        let mut retries = self.retries();
+        let mut retries = self.retries(&Cancel::default());
         loop {
             match self.try_first(asked, wanted, &retries) {
                 Ok(found) => return Ok(found),
@@ -186,7 +190,7 @@ impl Client {
         if let Some(answer) = self.ask_direct(&range, identity, retries)? {
             return Ok(answer);
         }
-        block_on(retries.within(self.get(range, identity)))
+        block_on(retries.patience.within(self.get(range, identity, &retries.patience)))
     }
 
     /// Reads the next `len` bytes of an answer's body.
@@ -198,15 +202,11 @@ impl Client {
         retries: &Retries,
     ) -> Result<(), Failure> {
         match body {
-            Body::Library(body) => block_on(retries.within(body.read_to(len, out))),
+            Body::Library(body) => block_on(retries.patience.within(body.read_to(len, out))),
             Body::Socket(body) => {
-                let received = |bytes| {
-                    self.counters.bytes.add(bytes);
-                    retries.check()
-                };
-                let stall_timeout = retries.at_most(self.options.stall_timeout);
-                let read = body.read_to(len, out, stall_timeout, received);
-                read.map_err(|failure| self.counted(failure, retries))
+                let received = |bytes| self.counters.bytes.add(bytes);
+                let read = body.read_to(len, out, &retries.patience, received);
+                read.inspect_err(|failure| self.count(failure))
             }
         }
     }
@@ -226,31 +226,27 @@ impl Client {
         retries: &Retries,
     ) -> Result<Option<Answer>, Failure> {
         let Some(direct) = &self.direct else { return Ok(None) };
-        let url = block_on(self.url())?;
+        let url = block_on(retries.patience.within(self.url()))?;
         if !direct.serves(&url) {
             return Ok(None);
         }
         let tag = identity.and_then(Identity::strong_tag);
         self.counters.requests.add(1);
-        match direct.get(&url, range, tag, retries.at_most(self.options.stall_timeout)) {
+        match direct.get(&url, range, tag, &retries.patience) {
             Ok(Head { status, headers, body }) => {
                 let checked = checked(status, &headers, Some(body.left()), range, identity)?;
                 Ok(Some(checked.with(Body::Socket(body))))
             }
             Err(Refused::Unusual) => Ok(None),
-            Err(Refused::Failed(failure)) => Err(self.counted(failure, retries)),
+            Err(Refused::Failed(failure)) => {
+                self.count(&failure);
+                Err(failure)
+            }
         }
     }
 
-    /// Counts a stall, unless it is the deadline that ended the wait.
-    fn counted(&self, failure: Failure, retries: &Retries) -> Failure {
-        match retries.check() {
-            Err(late) if failure.is_stall() => late,
-            _ => {
-                self.counters.stalls.add(failure.is_stall().into());
-                failure
-            }
-        }
+    fn count(&self, failure: &Failure) {
+        self.counters.stalls.add(failure.is_stall().into());
     }
 
     async fn url(&self) -> Result<url::Url, Failure> {
@@ -270,7 +266,12 @@ impl Client {
     }
 
     /// Through the library.
-    async fn get(&self, range: Range<u64>, identity: Option<&Identity>) -> Result<Answer, Failure> {
+    async fn get(
+        &self,
+        range: Range<u64>,
+        identity: Option<&Identity>,
+        patience: &Patience,
+    ) -> Result<Answer, Failure> {
         let url = self.url().await?;
         let asked = format!("bytes={}-{}", range.start, range.end - 1);
         let mut request = self.http()?.get(url).header(header::RANGE, asked);
@@ -283,10 +284,7 @@ impl Client {
         let sent = tokio::time::timeout(self.options.stall_timeout, request.send()).await;
         let response = match sent {
             Ok(Ok(response)) => response,
-            Ok(Err(error)) if is_hopeless(&error) => {
-                return Err(Failure::permanent(cause(error)));
-            }
-            Ok(Err(error)) => return Err(Failure::transient(cause(error))),
+            Ok(Err(error)) => return Err(judged(error, Failure::transient)),
             Err(_) => {
                 self.counters.stalls.add(1);
                 return Err(Failure::stalled(self.options.stall_timeout));
@@ -295,7 +293,7 @@ impl Client {
         let len = response.content_length();
         let checked = checked(response.status(), response.headers(), len, &range, identity)?;
         let counters = Arc::clone(&self.counters);
-        let body = LibraryBody::new(response, self.options.stall_timeout, counters);
+        let body = LibraryBody::new(response, patience, counters);
         Ok(checked.with(Body::Library(body)))
     }
 }

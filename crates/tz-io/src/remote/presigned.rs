@@ -21,8 +21,9 @@ use super::options::RemoteOptions;
 use super::retry::{Failure, Retries, retry_after};
 use super::runtime::block_on;
 use super::target::{RemoteKind, RemoteLocation, StoreKind};
-use super::transport::{cause, http_client, is_hopeless};
+use super::transport::{http_client, judged};
 use crate::error::IoError;
+use crate::options::Cancel;
 
 const STARTING: &str = "start an upload to";
 const UPLOADING: &str = "upload to";
@@ -52,6 +53,8 @@ struct Ask<'a> {
     body: Bytes,
     doing: &'static str,
     retries: u32,
+    /// Ends it. What takes effect on the server ends by itself; who asks for it waits no longer than it can.
+    cancel: Cancel,
     patience: u32,
     /// What to do about a request of which nothing is known but that it was not answered.
     unanswered: fn(String) -> Failure,
@@ -81,6 +84,7 @@ impl S3Object {
             body: Bytes::new(),
             doing,
             retries: self.options.retries,
+            cancel: self.options.cancel.clone(),
             patience: PATIENCE,
             unanswered: Failure::transient,
         }
@@ -89,7 +93,13 @@ impl S3Object {
     /// Starts an upload. One whose answer is lost stays behind without parts, for a later writer to name.
     pub(crate) async fn start(&self) -> Result<String, IoError> {
         let query = [("uploads", "")];
-        let answer = self.send(Ask { query: &query, ..self.ask(Method::POST, STARTING) }).await?;
+        let answer = self
+            .send(Ask {
+                query: &query,
+                cancel: Cancel::default(),
+                ..self.ask(Method::POST, STARTING)
+            })
+            .await?;
         match element(&answer.text, "UploadId") {
             Some(id) if answer.status.is_success() => Ok(unescaped(id)),
             _ => Err(self.refused(&answer, STARTING)),
@@ -132,6 +142,7 @@ impl S3Object {
         let query = [("uploadId", id)];
         let mut ask =
             Ask { query: &query, body: body.into(), ..self.ask(Method::POST, COMPLETING) };
+        ask.cancel = Cancel::default();
         if create_only {
             ask.headers.insert(header::IF_NONE_MATCH, HeaderValue::from_static("*"));
             // Whether it took effect cannot be told: the next one would be refused either way.
@@ -155,7 +166,13 @@ impl S3Object {
     /// Removes an upload and its parts.
     pub(crate) async fn abort(&self, id: &str) -> Result<(), IoError> {
         let query = [("uploadId", id)];
-        let answer = self.send(Ask { query: &query, ..self.ask(Method::DELETE, REMOVING) }).await?;
+        let answer = self
+            .send(Ask {
+                query: &query,
+                cancel: Cancel::default(),
+                ..self.ask(Method::DELETE, REMOVING)
+            })
+            .await?;
         match answer.status {
             // An earlier try may have removed it.
             status if status.is_success() || status == StatusCode::NOT_FOUND => Ok(()),
@@ -205,13 +222,13 @@ impl S3Object {
             url.query_pairs_mut().clear().extend_pairs(ask.query);
         }
         let counters = Arc::clone(&self.counters);
-        let mut retries = Retries::new(ask.retries, self.options.deadline, counters);
+        let mut retries = Retries::new(&self.options, ask.cancel, counters).at_most(ask.retries);
         let mut in_doubt = false;
         loop {
             let request = self.http.request(ask.method.clone(), url.clone());
             let request = request.headers(ask.headers.clone());
             let tried = self.exchange(request, ask.body.clone(), ask.patience, ask.unanswered);
-            match retries.within(tried).await {
+            match retries.patience.within(tried).await {
                 Ok(answer) => return Ok(Answer { in_doubt, ..answer }),
                 Err(failure) => {
                     in_doubt |= !failure.is_answer();
@@ -258,10 +275,7 @@ impl S3Object {
                 return Err(unanswered(format!("no answer for {:?}", stall_timeout * still)));
             }
         };
-        let (status, headers, text) = outcome.map_err(|error| match is_hopeless(&error) {
-            true => Failure::permanent(cause(error)),
-            false => unanswered(cause(error)),
-        })?;
+        let (status, headers, text) = outcome.map_err(|error| judged(error, unanswered))?;
         let is_busy = status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED
             || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT)
             || matches!(

@@ -1,6 +1,5 @@
 //! Which failures are worth another try, and when. Owns [`Failure`] and [`Retries`].
 
-use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,12 +7,18 @@ use std::time::{Duration, Instant};
 use http::{HeaderMap, StatusCode, header};
 
 use super::client::Counters;
+use super::options::RemoteOptions;
+use super::patience::Patience;
 use crate::error::IoError;
+use crate::options::Cancel;
 
 /// First wait; doubles with every retry.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 /// Longest wait, also where a server asks for more.
 const LONGEST_WAIT: Duration = Duration::from_secs(20);
+/// Most retries where nothing accepts connections, 3 s in all: a server that is being replaced is back by then, and a
+/// wrong address never heals.
+const UNREACHED: u32 = 5;
 
 /// Why a request failed.
 #[derive(Debug)]
@@ -26,10 +31,24 @@ pub(crate) struct Failure {
 enum Kind {
     /// Another try may succeed; the server may have said when.
     Transient(Option<Duration>),
+    /// Nobody was there to answer; the server has seen nothing.
+    Unreachable,
     /// Another try would fail the same way.
     Permanent,
     /// The object is no longer the one that was opened.
     Changed,
+    /// The work was told to stop.
+    Cancelled,
+}
+
+impl From<IoError> for Failure {
+    fn from(error: IoError) -> Self {
+        let kind = match error {
+            IoError::Cancelled => Kind::Cancelled,
+            _ => Kind::Permanent,
+        };
+        Self { kind, source: io::Error::other(error) }
+    }
 }
 
 impl Failure {
@@ -42,7 +61,16 @@ impl Failure {
         Self { kind: Kind::Transient(None), source: io::Error::new(io::ErrorKind::TimedOut, why) }
     }
 
-    fn late() -> Self {
+    pub(crate) fn crawling(bytes: u64, time: Duration) -> Self {
+        let why = format!("only {bytes} bytes in {time:.1?}");
+        Self { kind: Kind::Transient(None), source: io::Error::new(io::ErrorKind::TimedOut, why) }
+    }
+
+    pub(crate) fn unreachable(why: String) -> Self {
+        Self { kind: Kind::Unreachable, source: io::Error::other(why) }
+    }
+
+    pub(crate) fn late() -> Self {
         let why = "the transfer was still under way";
         Self { kind: Kind::Transient(None), source: io::Error::new(io::ErrorKind::TimedOut, why) }
     }
@@ -83,6 +111,7 @@ impl Failure {
     pub(crate) fn into_error(self, location: &str, doing: &'static str) -> IoError {
         match self.kind {
             Kind::Changed => IoError::Changed { location: location.to_owned() },
+            Kind::Cancelled => IoError::Cancelled,
             _ => IoError::io(location, doing)(self.source),
         }
     }
@@ -117,43 +146,24 @@ pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 pub(crate) struct Retries {
     left: u32,
     most: u32,
-    deadline: Option<Instant>,
+    /// Tries in a row that reached nobody.
+    unreached: u32,
+    pub(crate) patience: Patience,
     counters: Arc<Counters>,
 }
 
 impl Retries {
-    pub(crate) fn new(most: u32, deadline: Option<Duration>, counters: Arc<Counters>) -> Self {
-        let deadline = deadline.and_then(|deadline| Instant::now().checked_add(deadline));
-        Self { left: most, most, deadline, counters }
+    /// What `options` allow a request that `cancel` ends.
+    pub(crate) fn new(options: &RemoteOptions, cancel: Cancel, counters: Arc<Counters>) -> Self {
+        let deadline = options.deadline.and_then(|deadline| Instant::now().checked_add(deadline));
+        let patience = Patience { stall_timeout: options.stall_timeout, deadline, cancel };
+        Self { left: options.retries, most: options.retries, unreached: 0, patience, counters }
     }
 
-    /// What the deadline makes of a transfer that is under way.
-    pub(crate) fn check(&self) -> Result<(), Failure> {
-        match self.deadline {
-            Some(deadline) if Instant::now() >= deadline => Err(Failure::late()),
-            _ => Ok(()),
-        }
-    }
-
-    /// `wait`, or what the deadline leaves of it.
-    pub(crate) fn at_most(&self, wait: Duration) -> Duration {
-        let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        // Sockets take no timeout of zero.
-        left.map_or(wait, |left| wait.min(left).max(Duration::from_millis(1)))
-    }
-
-    /// Runs one try, for as long as the deadline allows: a transfer that crawls never stalls.
-    pub(crate) async fn within<T>(
-        &self,
-        work: impl Future<Output = Result<T, Failure>>,
-    ) -> Result<T, Failure> {
-        match self.deadline {
-            Some(deadline) => match tokio::time::timeout_at(deadline.into(), work).await {
-                Ok(result) => result,
-                Err(_) => Err(Failure::late()),
-            },
-            None => work.await,
-        }
+    /// With so many retries instead.
+    pub(crate) fn at_most(mut self, retries: u32) -> Self {
+        (self.left, self.most) = (retries, retries);
+        self
     }
 
     /// Waits before the next try. Progress since the last one restores the tries: a slow, flaky link that moves is
@@ -167,24 +177,33 @@ impl Retries {
         progress: bool,
         location: &str,
     ) -> Result<(), IoError> {
-        let Kind::Transient(retry_after) = failure.kind else {
-            return Err(failure.into_error(location, "read"));
-        };
         if progress {
             self.left = self.most;
         }
+        self.unreached = match failure.kind {
+            Kind::Unreachable => self.unreached + 1,
+            _ => 0,
+        };
         let Some(left) = self.left.checked_sub(1) else {
             return Err(failure.into_error(location, "read"));
         };
+        let wait = match failure.kind {
+            Kind::Transient(retry_after) => pause(self.most - self.left, retry_after),
+            Kind::Unreachable if self.unreached <= UNREACHED => pause(self.unreached - 1, None),
+            _ => return Err(failure.into_error(location, "read")),
+        };
         self.left = left;
-        let wait = pause(self.most - self.left - 1, retry_after);
-        if self.deadline.is_some_and(|deadline| Instant::now() + wait > deadline) {
+        let deadline = self.patience.deadline;
+        if deadline.is_some_and(|deadline| Instant::now() + wait > deadline) {
             return Err(failure.into_error(location, "read within the deadline"));
         }
         self.counters.retries.add(1);
         tracing::debug!(location, error = %failure.source, wait_ms = wait.as_millis(), "retrying");
-        tokio::time::sleep(wait).await;
-        Ok(())
+        let slept = async {
+            tokio::time::sleep(wait).await;
+            Ok(())
+        };
+        self.patience.cancel.unless(slept).await
     }
 }
 

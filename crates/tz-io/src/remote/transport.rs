@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use super::options::RemoteOptions;
+use super::retry::Failure;
 use crate::error::IoError;
 
 /// Time to reach a server before another try.
@@ -80,9 +81,62 @@ pub(crate) fn cause(error: reqwest::Error) -> String {
     Last(&error.without_url()).to_string()
 }
 
-/// Whether another try would fail the same way: too many redirects, an invalid URL, a certificate of nobody we trust.
-pub(crate) fn is_hopeless(error: &reqwest::Error) -> bool {
-    // The TLS library's own types are no part of `reqwest`'s interface; its text is what users see.
-    let is_certificate = || Last(error).to_string().starts_with("invalid peer certificate");
-    error.is_redirect() || error.is_builder() || is_certificate()
+/// A request that failed before its answer; `otherwise` says what becomes of one that may have been sent.
+pub(crate) fn judged(error: reqwest::Error, otherwise: fn(String) -> Failure) -> Failure {
+    let prospect = prospect(&error, error.is_connect());
+    let is_ours = error.is_redirect() || error.is_builder();
+    let why = cause(error);
+    match prospect {
+        _ if is_ours => Failure::permanent(why),
+        Prospect::Hopeless => Failure::permanent(why),
+        Prospect::Poor => Failure::unreachable(why),
+        Prospect::Good => otherwise(why),
+    }
+}
+
+/// A connection that did not come about.
+pub(crate) fn not_connected(error: io::Error) -> Failure {
+    match prospect(&error, true) {
+        Prospect::Hopeless => Failure::permanent(error.to_string()),
+        Prospect::Poor => Failure::unreachable(error.to_string()),
+        Prospect::Good => Failure::transient(error.to_string()),
+    }
+}
+
+/// What another try may bring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Prospect {
+    /// The same: a certificate of nobody we trust, a server that does not speak TLS.
+    Hopeless,
+    /// Most likely the same: nobody listens, no such name, something else than HTTP.
+    Poor,
+    Good,
+}
+
+/// Judges an error by its causes; `connecting` where it came before the request was sent.
+pub(crate) fn prospect(error: &(dyn Error + 'static), connecting: bool) -> Prospect {
+    // The types of the libraries for TLS, HTTP and names are no part of `reqwest`'s interface; their text is what
+    // users see.
+    let last = Last(error).to_string();
+    let begins = |starts: &[&str]| starts.iter().any(|start| last.starts_with(start));
+    let is = |kind: io::ErrorKind| {
+        let mut cause = Some(error);
+        while let Some(error) = cause {
+            if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == kind) {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
+    };
+    if begins(&["invalid peer certificate"]) || connecting && is(io::ErrorKind::InvalidData) {
+        Prospect::Hopeless
+    } else if is(io::ErrorKind::ConnectionRefused)
+        || last.ends_with("Name or service not known")
+        || begins(&["invalid HTTP", "message head is too large"])
+    {
+        Prospect::Poor
+    } else {
+        Prospect::Good
+    }
 }

@@ -23,12 +23,20 @@ use transfer::Remote;
 /// Time to reach the hub, and longest silence within an answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
-/// Further tries of a request that fails in passing, each after up to twice the wait of the one before.
-const TRIES: usize = 3;
+/// Further tries of what fails in passing, each after up to twice the wait of the one before.
+const RETRIES: u32 = 3;
+/// Wait before another try.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+const LONGEST_WAIT: Duration = Duration::from_secs(20);
 /// Files at a time: one connection of the hub's network rarely fills a link, and many are throttled.
 const FILES_AT_ONCE: usize = 4;
 /// Far above any model's listing.
 const MAX_FILES: usize = 100_000;
+
+/// The wait after this one.
+fn longer(wait: Duration) -> Duration {
+    wait.saturating_mul(2).min(LONGEST_WAIT)
+}
 
 /// Who is asked, for what, and how that is told.
 #[derive(Debug)]
@@ -51,13 +59,27 @@ pub(super) fn download(
     let work = || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| hub.unreachable(&error))?;
-        runtime.block_on(hub.download(repository))
+        let result = runtime.block_on(async {
+            tokio::select! {
+                result = hub.download(repository) => result,
+                () = options.cancel.cancelled() => Err(HubError::Cancelled),
+            }
+        });
+        // A name lookup may still be under way.
+        runtime.shutdown_background();
+        result
     };
     // A thread of its own, because the caller's may be driving a runtime already.
     std::thread::scope(|scope| match scope.spawn(work).join() {
         Ok(result) => result,
         Err(panic) => std::panic::resume_unwind(panic),
     })
+}
+
+impl HubOptions {
+    fn retries(&self) -> usize {
+        usize::try_from(self.retries.unwrap_or(RETRIES)).unwrap_or(usize::MAX)
+    }
 }
 
 impl Hub<'_> {
@@ -99,7 +121,7 @@ impl Hub<'_> {
     fn client(&self, redirects: Policy) -> Result<reqwest::Client, HubError> {
         reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(READ_TIMEOUT)
+            .read_timeout(self.options.stall_timeout.unwrap_or(READ_TIMEOUT))
             .redirect(redirects)
             .user_agent(concat!("tz/", env!("CARGO_PKG_VERSION")))
             .build()
@@ -115,7 +137,7 @@ impl Hub<'_> {
             .endpoint(self.endpoint)
             .token(token)
             .cache_enabled(false)
-            .retry_max_attempts(TRIES)
+            .retry_max_attempts(self.options.retries())
             .build()
             .map_err(|error| self.failure(error))?;
         let (owner, name) = self.id.parts();

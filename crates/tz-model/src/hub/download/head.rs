@@ -2,12 +2,10 @@
 //!
 //! Asked here and not through hf-hub: that follows the redirect to the content network, where these headers are gone.
 
-use std::time::Duration;
-
 use reqwest::header::{CONTENT_LENGTH, ETAG, HeaderMap, LOCATION};
 use reqwest::{Client, StatusCode, Url};
 
-use super::{Hub, TRIES};
+use super::{FIRST_WAIT, Hub, longer};
 use crate::hub::error::HubError;
 use crate::hub::id::{is_commit, is_lower_hex};
 
@@ -15,8 +13,6 @@ use crate::hub::id::{is_commit, is_lower_hex};
 const MAX_REDIRECTS: usize = 5;
 /// Characters of a SHA-256, which is the ETag of every file that is stored outside of Git.
 const SHA256_LEN: usize = 64;
-/// Wait before another try; doubled before each further one.
-const FIRST_WAIT: Duration = Duration::from_millis(100);
 
 /// A file as the hub describes it.
 #[derive(Debug)]
@@ -66,7 +62,7 @@ impl Hub<'_> {
 
     async fn head(&self, client: &Client, url: &Url) -> Result<(StatusCode, HeaderMap), HubError> {
         let mut wait = FIRST_WAIT;
-        let mut left = TRIES;
+        let mut left = self.options.retries();
         loop {
             let mut request = client.head(url.clone());
             if let Some(token) = &self.options.token {
@@ -84,7 +80,7 @@ impl Hub<'_> {
             }
             left -= 1;
             tokio::time::sleep(wait).await;
-            wait *= 2;
+            wait = longer(wait);
         }
     }
 

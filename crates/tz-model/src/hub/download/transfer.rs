@@ -2,23 +2,17 @@
 
 use std::io::Write as _;
 use std::path::Path;
-use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use hf_hub::HFError;
 use hf_hub::repository::{HFRepository, RepoTypeModel};
 use sha2::{Digest as _, Sha256};
-use tempfile::NamedTempFile;
+use tz_io::TemporaryFile;
 
-use super::Hub;
 use super::head::About;
+use super::{FIRST_WAIT, Hub, longer};
 use crate::hub::cache::Repository;
 use crate::hub::error::{Damage, HubError};
-
-/// Tries of a transfer that broke off, each from where the one before ended.
-const TRIES: u32 = 4;
-/// Wait before the second; doubled before each further one.
-const FIRST_WAIT: Duration = Duration::from_millis(100);
 
 /// A commit of a model on the hub, and its place in the cache.
 pub(super) struct Remote<'a> {
@@ -53,7 +47,7 @@ impl Remote<'_> {
         self.repository.link(self.commit, name, &about.etag)
     }
 
-    async fn transfer(&self, name: &str, about: &About) -> Result<NamedTempFile, HubError> {
+    async fn transfer(&self, name: &str, about: &About) -> Result<TemporaryFile, HubError> {
         let mut part = Part {
             file: self.repository.incomplete()?,
             digest: Sha256::new(),
@@ -61,7 +55,8 @@ impl Remote<'_> {
             len: about.len,
         };
         let mut wait = FIRST_WAIT;
-        for left in (0..TRIES).rev() {
+        // Each try goes on where the one before ended.
+        for left in (0..=self.hub.options.retries()).rev() {
             match self.go_on(name, &mut part).await {
                 Ok(()) => break,
                 Err(Stop::For(error)) => return Err(error),
@@ -71,7 +66,7 @@ impl Remote<'_> {
                 }
                 Err(Stop::Broken(_)) => {
                     tokio::time::sleep(wait).await;
-                    wait *= 2;
+                    wait = longer(wait);
                 }
             }
         }
@@ -130,7 +125,7 @@ impl Remote<'_> {
 
 /// What has come of a file.
 struct Part {
-    file: NamedTempFile,
+    file: TemporaryFile,
     digest: Sha256,
     done: u64,
     len: u64,
