@@ -17,8 +17,8 @@ use tokio::sync::watch;
 use super::clouds::commit_new;
 use super::object::{Signed, failed};
 use super::options::RemoteOptions;
-use super::presigned::{S3Object, exists};
-use super::runtime::{block_on, runtime};
+use super::presigned::{COMPLETING, S3Object, exists};
+use super::runtime::{block_on, guarded, run, runtime};
 use super::target::{RemoteKind, RemoteLocation, StoreKind};
 use crate::error::IoError;
 use crate::writer::Output;
@@ -110,7 +110,7 @@ impl Route {
             Self::Other(Signed { store, path, .. }, id) => {
                 let parts = tags.into_iter().map(|content_id| PartId { content_id }).collect();
                 let done = store.complete_multipart(path, id, parts).await;
-                done.map(drop).map_err(failed(self.name(), "complete the upload to"))
+                done.map(drop).map_err(failed(self.name(), COMPLETING))
             }
         }
     }
@@ -183,7 +183,7 @@ impl MultipartOutput {
             return Err(IoError::Unsupported { location: name, why });
         };
         let part_len = part_len(file_len, memory);
-        let route = block_on(async {
+        let route = run(&name, "start an upload to", async {
             let signed = Signed::new(location, options).await?;
             // Cheaper to learn now than after the upload. The condition decides, where the store knows it: Garage 2.5
             // ignores it on a single request.
@@ -260,8 +260,9 @@ impl MultipartOutput {
         runtime().spawn(async move {
             let bytes = Bytes::from(bytes);
             let mut stopped = shared.stopped.subscribe();
+            let put = guarded(&shared.name, UPLOADING, shared.route.put(part, bytes.clone()));
             let result = tokio::select! {
-                result = shared.route.put(part, bytes.clone()) => Some(result),
+                result = put => Some(result),
                 _ = stopped.wait_for(|stopped| *stopped) => None,
             };
             let mut state = shared.state();
@@ -291,7 +292,8 @@ impl MultipartOutput {
         }
         let tags = self.tags()?;
         let route = &self.shared.route;
-        block_on(route.complete(tags, self.file_len, self.create_only, &self.options))?;
+        let done = route.complete(tags, self.file_len, self.create_only, &self.options);
+        run(&self.shared.name, COMPLETING, done)?;
         self.finished = true;
         Ok(())
     }
@@ -307,7 +309,7 @@ impl MultipartOutput {
         let count = self.file_len.div_ceil(self.part_len).max(1);
         let tags: Option<Vec<String>> = (0..count).map(|part| state.sent.remove(&part)).collect();
         let missing = || io::Error::other("a part was never written");
-        tags.ok_or_else(|| IoError::io(&self.shared.name, "complete the upload to")(missing()))
+        tags.ok_or_else(|| IoError::io(&self.shared.name, COMPLETING)(missing()))
     }
 }
 
@@ -354,7 +356,7 @@ impl Drop for MultipartOutput {
             }
             drop(state);
             let patience = self.options.stall_timeout;
-            let abort = self.shared.route.abort();
+            let abort = guarded(&self.shared.name, UPLOADING, self.shared.route.abort());
             // A timer belongs to the runtime: it is made inside.
             let why = match block_on(async { tokio::time::timeout(patience, abort).await }) {
                 Ok(Ok(())) => return,
