@@ -7,22 +7,27 @@
 //! is resumed where it broke off.
 
 mod body;
+mod bounded;
 mod client;
 mod clouds;
+mod connector;
 mod credentials;
 mod direct;
 mod gate;
+mod head;
 mod metered;
 mod object;
 mod options;
 mod patience;
 mod presigned;
+mod prospect;
 mod retry;
 mod rewrite;
 mod runtime;
 mod target;
 mod transport;
 mod upload;
+mod words;
 
 use std::fmt;
 use std::io::{self, IoSliceMut, Read};
@@ -35,10 +40,11 @@ use crate::error::IoError;
 use crate::options::Cancel;
 use crate::plan::PlanOptions;
 use crate::source::{RangeRead, SourceCounters, StreamSource};
-use client::{Answer, Body, Client, Identity};
+use client::{Answer, Body, Client};
 use gate::Gate;
+use head::Identity;
 use retry::{Failure, Retries};
-use runtime::block_on;
+use runtime::{block_on, run};
 
 pub use options::{Addressing, RemoteOptions, S3Options};
 pub use presigned::unfinished_uploads;
@@ -84,7 +90,8 @@ pub(crate) fn open(
     location: &RemoteLocation,
     options: &RemoteOptions,
 ) -> Result<Box<dyn RangeRead>, IoError> {
-    let client = block_on(options.cancel.unless(Client::new(location, options)))?;
+    let client = options.cancel.unless(Client::new(location, options));
+    let client = run(&location.to_string(), "read", client)?;
     let asked = if options.whole { plan_options().piece_len } else { FIRST_READ };
     let (answer, first) = client.first(asked, FIRST_READ)?;
     let Answer { identity, total, ranged, body } = answer;

@@ -96,7 +96,9 @@ type Identity = (u64, u64);
 
 impl MadeKey {
     pub(super) fn at(path: PathBuf) -> Self {
-        Self { path: Some(path), ..Self::default() }
+        let mut made = Self::default();
+        made.path = Some(path);
+        made
     }
 
     /// The key is for this file: if that is replaced, the key stays, whatever else fails.

@@ -9,7 +9,7 @@ use super::Scatter;
 use super::client::Counters;
 use super::patience::{Pace, Patience};
 use super::retry::Failure;
-use super::runtime::block_on;
+use super::runtime::attempt;
 use super::transport::cause;
 
 /// What is still to come of a body. A pause of the stall timeout within it is a failure; one of its reader is not.
@@ -76,7 +76,7 @@ impl LibraryBody {
 impl Read for LibraryBody {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let patience = self.patience.clone();
-        let next = block_on(patience.within(self.next(buf.len()))).map_err(Failure::into_io)?;
+        let next = attempt(patience.within(self.next(buf.len()))).map_err(Failure::into_io)?;
         let next = next.unwrap_or_default();
         if let Some(buf) = buf.get_mut(..next.len()) {
             buf.copy_from_slice(&next);

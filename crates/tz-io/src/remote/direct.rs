@@ -16,18 +16,19 @@ use url::Url;
 
 use super::Scatter;
 use super::patience::{Pace, Patience, is_timeout};
+use super::prospect::not_connected;
 use super::retry::Failure;
 use super::runtime::block_on;
-use super::transport::{CONNECT_TIMEOUT, USER_AGENT, not_connected};
+use super::transport::{CONNECT_TIMEOUT, USER_AGENT, has_proxy};
+use super::words::content_length;
 
 /// Longest head of an answer.
 const MAX_HEAD: usize = 64 << 10;
+const ENDED_EARLY: &str = "the body ended early";
 /// Most header fields of an answer.
 const MAX_FIELDS: usize = 100;
 /// How long a connection may wait for its next request: servers close them after five seconds and more.
 const KEPT: Duration = Duration::from_secs(4);
-/// Variables that name proxies: then nothing goes to a server directly.
-const PROXIES: [&str; 4] = ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"];
 
 /// Asks one server.
 #[derive(Debug)]
@@ -82,8 +83,7 @@ pub(crate) struct SocketBody {
 
 impl Direct {
     pub(crate) fn new() -> Self {
-        let named = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-        Self { idle: Mutex::default(), refused: PROXIES.iter().any(named).into() }
+        Self { idle: Mutex::default(), refused: has_proxy().into() }
     }
 
     /// Whether requests to `url` may go by it.
@@ -124,8 +124,8 @@ impl Direct {
         let (status, headers) = connection.exchange(&request, patience)?;
         let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
         let is_chunked = headers.contains_key(header::TRANSFER_ENCODING);
-        let len = text(header::CONTENT_LENGTH).filter(|_| !is_chunked);
-        let left = match len.and_then(|len| len.parse().ok()) {
+        let len = content_length(&headers)?.filter(|_| !is_chunked);
+        let left = match len {
             Some(left) if !status.is_redirection() => left,
             // Nobody reads why.
             None if status.is_client_error() || status.is_server_error() => 0,
@@ -156,11 +156,6 @@ impl Direct {
 }
 
 impl SocketBody {
-    /// Bytes that are still to come.
-    pub(crate) fn left(&self) -> u64 {
-        self.left
-    }
-
     /// Reads the next `len` bytes to where `out` wants them. `received` is told of every read.
     pub(crate) fn read_to(
         &mut self,
@@ -177,7 +172,7 @@ impl SocketBody {
             let room = room.get_mut(..most).filter(|room| !room.is_empty());
             let room = room.ok_or_else(|| Failure::permanent("more bytes than room"))?;
             match self.some(room, &mut pace, patience)? {
-                0 => return Err(Failure::transient("the body ended early")),
+                0 => return Err(Failure::transient(ENDED_EARLY)),
                 read => {
                     out.advance(read);
                     wanted -= read as u64;
@@ -213,11 +208,14 @@ impl SocketBody {
     }
 }
 
-/// Ends early without an error where the server does.
+/// As a stream, which must not end before the length that was stated.
 impl Read for SocketBody {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let patience = self.patience.clone();
-        self.some(buf, &mut Pace::new(), &patience).map_err(Failure::into_io)
+        match self.some(buf, &mut Pace::new(), &patience).map_err(Failure::into_io)? {
+            0 if self.left > 0 && !buf.is_empty() => Err(io::Error::other(ENDED_EARLY)),
+            read => Ok(read),
+        }
     }
 }
 

@@ -14,14 +14,17 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use object_store::path::Path;
 use object_store::signer::SignedUrlOptions;
 
+use super::bounded::{self, MAX_ANSWER, Unread};
 use super::client::Counters;
 use super::metered::Metered;
 use super::object::{SIGNED_FOR, Signed, failed};
 use super::options::RemoteOptions;
+use super::prospect::judged;
 use super::retry::{Failure, Retries, retry_after};
-use super::runtime::block_on;
+use super::runtime::run;
 use super::target::{RemoteKind, RemoteLocation, StoreKind};
-use super::transport::{http_client, judged};
+use super::transport::http_client;
+use super::words::{answered, element, is_document, is_word, unescaped, word_of};
 use crate::error::IoError;
 use crate::options::Cancel;
 
@@ -34,6 +37,9 @@ const LISTING: &str = "list unfinished uploads of";
 /// Stall timeouts that pass before a server that has every byte is given up: it may take its time to put a part away,
 /// or an object together.
 const PATIENCE: u32 = 4;
+
+/// Most bytes of a page of unfinished uploads: 1,000 of them, each with a key of up to 1,024 bytes and as much again.
+const MAX_LISTING: usize = 2 << 20;
 
 /// An object of S3 and how to reach it.
 #[derive(Debug)]
@@ -52,6 +58,8 @@ struct Ask<'a> {
     headers: HeaderMap,
     body: Bytes,
     doing: &'static str,
+    /// Bytes that the answer may have.
+    most: usize,
     retries: u32,
     /// Ends it. What takes effect on the server ends by itself; who asks for it waits no longer than it can.
     cancel: Cancel,
@@ -69,6 +77,13 @@ struct Answer {
     in_doubt: bool,
 }
 
+impl Answer {
+    /// Whether this is a success, told by a whole document of this name.
+    fn says(&self, name: &str) -> bool {
+        self.status == StatusCode::OK && is_document(&self.text, name)
+    }
+}
+
 impl S3Object {
     pub(crate) fn new(signed: Signed, options: &RemoteOptions) -> Result<Self, IoError> {
         let http = http_client(options, signed.name())?;
@@ -83,6 +98,7 @@ impl S3Object {
             headers: HeaderMap::new(),
             body: Bytes::new(),
             doing,
+            most: MAX_ANSWER,
             retries: self.options.retries,
             cancel: self.options.cancel.clone(),
             patience: PATIENCE,
@@ -93,17 +109,11 @@ impl S3Object {
     /// Starts an upload. One whose answer is lost stays behind without parts, for a later writer to name.
     pub(crate) async fn start(&self) -> Result<String, IoError> {
         let query = [("uploads", "")];
-        let answer = self
-            .send(Ask {
-                query: &query,
-                cancel: Cancel::default(),
-                ..self.ask(Method::POST, STARTING)
-            })
-            .await?;
-        match element(&answer.text, "UploadId") {
-            Some(id) if answer.status.is_success() => Ok(unescaped(id)),
-            _ => Err(self.refused(&answer, STARTING)),
-        }
+        let ask = self.ask(Method::POST, STARTING);
+        let answer = self.send(Ask { query: &query, cancel: Cancel::default(), ..ask }).await?;
+        let id = word_of(&answer.text, "UploadId");
+        id.filter(|_| answer.says("InitiateMultipartUploadResult"))
+            .ok_or_else(|| self.refused(&answer, STARTING))
     }
 
     /// Sends part `number`, counted from 1; gives its entity tag.
@@ -117,7 +127,8 @@ impl S3Object {
         let query = [("partNumber", &*number), ("uploadId", id)];
         let answer =
             self.send(Ask { query: &query, body, ..self.ask(Method::PUT, UPLOADING) }).await?;
-        match answer.headers.get(header::ETAG).and_then(|tag| tag.to_str().ok()) {
+        let tag = answer.headers.get(header::ETAG).and_then(|tag| tag.to_str().ok());
+        match tag.filter(|tag| is_word(tag)) {
             Some(tag) if answer.status.is_success() => Ok(tag.to_owned()),
             _ => Err(self.refused(&answer, UPLOADING)),
         }
@@ -153,8 +164,8 @@ impl S3Object {
             StatusCode::PRECONDITION_FAILED | StatusCode::CONFLICT if create_only => {
                 Err(exists(self.signed.name()))
             }
-            // The store may keep the connection alive and answer 200 before it knows.
-            StatusCode::OK if !answer.text.contains("<Error>") => Ok(()),
+            // The store may keep the connection alive and answer 200 before it knows; what it knows is the document.
+            _ if answer.says("CompleteMultipartUploadResult") => Ok(()),
             // The upload is gone, and a completion was not answered: most likely it was that which took effect.
             StatusCode::NOT_FOUND if answer.in_doubt && self.signed.len().await == Some(len) => {
                 Ok(())
@@ -201,9 +212,10 @@ impl S3Object {
         let query = [("uploads", ""), ("prefix", key)];
         let root = Path::default();
         let ask = self.ask(Method::GET, LISTING);
-        let answer =
-            self.send(Ask { path: &root, query: &query, retries, patience: 1, ..ask }).await?;
-        match answer.status.is_success() {
+        let most = MAX_LISTING;
+        let ask = Ask { path: &root, query: &query, most, retries, patience: 1, ..ask };
+        let answer = self.send(ask).await?;
+        match answer.says("ListMultipartUploadsResult") {
             true => Ok(upload_ids(&answer.text, key)),
             false => Err(self.refused(&answer, LISTING)),
         }
@@ -222,12 +234,13 @@ impl S3Object {
             url.query_pairs_mut().clear().extend_pairs(ask.query);
         }
         let counters = Arc::clone(&self.counters);
-        let mut retries = Retries::new(&self.options, ask.cancel, counters).at_most(ask.retries);
+        let mut retries =
+            Retries::new(&self.options, ask.cancel.clone(), counters).at_most(ask.retries);
         let mut in_doubt = false;
         loop {
             let request = self.http.request(ask.method.clone(), url.clone());
             let request = request.headers(ask.headers.clone());
-            let tried = self.exchange(request, ask.body.clone(), ask.patience, ask.unanswered);
+            let tried = self.exchange(request, &ask);
             match retries.patience.within(tried).await {
                 Ok(answer) => return Ok(Answer { in_doubt, ..answer }),
                 Err(failure) => {
@@ -248,22 +261,21 @@ impl S3Object {
     async fn exchange(
         &self,
         request: reqwest::RequestBuilder,
-        body: Bytes,
-        patience: u32,
-        unanswered: fn(String) -> Failure,
+        ask: &Ask<'_>,
     ) -> Result<Answer, Failure> {
-        let len = body.len();
-        let (body, taken) = Metered::new(body);
+        let Ask { most, patience, unanswered, .. } = *ask;
+        let len = ask.body.len();
+        let (body, taken) = Metered::new(ask.body.clone());
         let request = request.body(reqwest::Body::wrap(body));
         self.counters.requests.add(1);
         let mut exchange = pin!(async {
-            let response = request.send().await?;
+            let response = request.send().await.map_err(Unread::Broken)?;
             let (status, headers) = (response.status(), response.headers().clone());
-            Ok((status, headers, response.text().await?))
+            Ok((status, headers, bounded::text(response, most).await?))
         });
         let (mut before, mut still) = (0, 0);
         let stall_timeout = self.options.stall_timeout;
-        let outcome: Result<_, reqwest::Error> = loop {
+        let outcome: Result<_, Unread<reqwest::Error>> = loop {
             if let Ok(outcome) = tokio::time::timeout(stall_timeout, &mut exchange).await {
                 break outcome;
             }
@@ -275,7 +287,10 @@ impl S3Object {
                 return Err(unanswered(format!("no answer for {:?}", stall_timeout * still)));
             }
         };
-        let (status, headers, text) = outcome.map_err(|error| judged(error, unanswered))?;
+        let (status, headers, text) = outcome.map_err(|unread| match unread {
+            Unread::TooLong => Failure::permanent(format!("an answer of more than {most} bytes")),
+            Unread::Broken(error) => judged(error, unanswered),
+        })?;
         let is_busy = status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED
             || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT)
             || matches!(
@@ -312,7 +327,7 @@ pub fn unfinished_uploads(
     let RemoteKind::Object { store: StoreKind::S3, key, .. } = &location.kind else {
         return Ok(Vec::new());
     };
-    block_on(async {
+    run(&location.to_string(), LISTING, async {
         let object = S3Object::new(Signed::new(location, options).await?, options)?;
         let ids = object.uploads(key, options.retries).await?;
         if abort {
@@ -328,35 +343,13 @@ pub(crate) fn exists(name: &str) -> IoError {
     IoError::io(name, "create")(io::ErrorKind::AlreadyExists.into())
 }
 
-/// What the server said: its status and S3's code for the reason. The rest of its text may hold what it was sent:
-/// key ids, signatures, session tokens.
-pub(crate) fn answered(status: &str, text: &str) -> String {
-    match element(text, "Code").filter(|code| code.bytes().all(|byte| byte.is_ascii_alphanumeric()))
-    {
-        Some(code) => format!("the server answered {status}: {code}"),
-        None => format!("the server answered {status}"),
-    }
-}
-
-/// Text of the first `<name>` in `xml`.
-fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
-    let (_, rest) = xml.split_once(&format!("<{name}>"))?;
-    Some(rest.split_once(&format!("</{name}>"))?.0)
-}
-
-fn unescaped(text: &str) -> String {
-    let text = text.replace("&lt;", "<").replace("&gt;", ">");
-    let text = text.replace("&quot;", "\"").replace("&#34;", "\"").replace("&apos;", "'");
-    text.replace("&#39;", "'").replace("&amp;", "&")
-}
-
 /// Upload ids of exactly `key` in a `ListMultipartUploadsResult`.
 fn upload_ids(listing: &str, key: &str) -> Vec<String> {
     let text = |upload, name| element(upload, name).map(unescaped);
     let uploads = listing.split("<Upload>").skip(1);
     uploads
         .filter(|upload| text(upload, "Key").as_deref() == Some(key))
-        .filter_map(|upload| text(upload, "UploadId"))
+        .filter_map(|upload| word_of(upload, "UploadId"))
         .collect()
 }
 
@@ -370,16 +363,7 @@ mod tests {
             <Upload><Key>a/b.bak</Key><UploadId>2</UploadId></Upload><Upload><UploadId>3&amp;</UploadId>\
             <Key>a/b</Key></Upload></ListMultipartUploadsResult>";
         assert_eq!(upload_ids(listing, "a/b"), ["1", "3&"]);
-    }
-
-    #[test]
-    fn what_a_server_echoes_is_not_repeated() {
-        let text = "<Error><Code>InvalidToken</Code><Token-0>secret</Token-0></Error>";
-        assert_eq!(
-            answered("403 Forbidden", text),
-            "the server answered 403 Forbidden: InvalidToken"
-        );
-        assert_eq!(answered("403", "<Code>se:cret</Code>"), "the server answered 403");
-        assert_eq!(answered("502 Bad Gateway", "<html>"), "the server answered 502 Bad Gateway");
+        let odd = "<Upload><Key>a/b</Key><UploadId>\u{1b}[2J</UploadId></Upload>";
+        assert_eq!(upload_ids(odd, "a/b"), [""; 0], "ids are printed");
     }
 }

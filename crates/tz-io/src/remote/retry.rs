@@ -94,6 +94,16 @@ impl Failure {
         Self { kind: Kind::Changed, source: io::Error::other("the object was replaced") }
     }
 
+    /// A range that is not there, of an object of which the server says nothing.
+    pub(crate) fn unsatisfiable() -> Self {
+        let why = format!("the server answered {}", StatusCode::RANGE_NOT_SATISFIABLE);
+        Self::refused(io::ErrorKind::UnexpectedEof, why)
+    }
+
+    pub(crate) fn is_unsatisfiable(&self) -> bool {
+        self.kind == Kind::Permanent && self.source.kind() == io::ErrorKind::UnexpectedEof
+    }
+
     /// Whether nothing came for the stall timeout.
     pub(crate) fn is_stall(&self) -> bool {
         self.source.kind() == io::ErrorKind::TimedOut

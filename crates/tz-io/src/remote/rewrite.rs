@@ -3,16 +3,18 @@
 use std::io;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use object_store::multipart::PartId;
 use object_store::signer::SignedUrlOptions;
 use object_store::{MultipartId, ObjectStoreExt as _, PutPayload};
 
+use super::bounded::{MAX_ANSWER, Unread, text};
 use super::object::{SIGNED_FOR, Signed, failed};
 use super::options::RemoteOptions;
-use super::runtime::block_on;
+use super::runtime::run;
 use super::target::{RemoteKind, RemoteLocation, StoreKind};
-use super::transport::http_client;
+use super::transport::{cause, http_client};
+use super::words::{answered, is_document, word_of};
 
 use crate::error::IoError;
 
@@ -33,7 +35,7 @@ pub(crate) fn replace_front(
         let why = "only files on disk and S3 objects can be changed in part";
         return Err(IoError::Unsupported { location: name, why });
     };
-    block_on(async {
+    run(&name, "replace", async {
         let signed = Signed::new(location, options).await?;
         let doing = "read the front of";
         let head = signed.store.head(&signed.path).await.map_err(failed(&name, doing))?;
@@ -108,24 +110,20 @@ impl Rewrite<'_> {
         let Signed { store, path, .. } = self.signed;
         let url = store.signed_url_opts(Method::PUT, path, SIGNED_FOR, &sign).await;
         let url = url.map_err(failed(name, doing))?;
-        let network =
-            |error: reqwest::Error| IoError::io(name, doing)(io::Error::other(error.without_url()));
+        let network = |why: String| IoError::io(name, doing)(io::Error::other(why));
         let sent = http_client(self.options, name)?.put(url).headers(headers).send().await;
-        let response = sent.map_err(network)?;
+        let response = sent.map_err(|error| network(cause(error)))?;
         let status = response.status();
-        let text = response.text().await.map_err(network)?;
-        let etag = text.split_once("<ETag>").and_then(|(_, rest)| rest.split_once("</ETag>"));
-        match etag {
-            Some((etag, _)) if status.is_success() => {
-                Ok(PartId { content_id: etag.replace("&quot;", "\"").replace("&#34;", "\"") })
-            }
-            _ if status == http::StatusCode::PRECONDITION_FAILED => {
+        let text = text(response, MAX_ANSWER).await.map_err(|unread| match unread {
+            Unread::TooLong => network(format!("an answer of more than {MAX_ANSWER} bytes")),
+            Unread::Broken(error) => network(cause(error)),
+        })?;
+        match word_of(&text, "ETag").filter(|_| is_document(&text, "CopyPartResult")) {
+            Some(content_id) if status == StatusCode::OK => Ok(PartId { content_id }),
+            _ if status == StatusCode::PRECONDITION_FAILED => {
                 Err(IoError::Changed { location: name.to_owned() })
             }
-            _ => {
-                let why = format!("the server answered {status}");
-                Err(IoError::io(name, doing)(io::Error::other(why)))
-            }
+            _ => Err(network(answered(&status.to_string(), &text))),
         }
     }
 }

@@ -18,14 +18,14 @@ use tokio::sync::watch;
 
 use super::object::{Signed, failed};
 use super::options::RemoteOptions;
-use super::presigned::{S3Object, exists};
-use super::runtime::{block_on, runtime};
+use super::presigned::{COMPLETING, S3Object, exists};
+use super::runtime::{block_on, guarded, run, runtime};
 use super::target::{RemoteKind, RemoteLocation, StoreKind};
 use crate::error::IoError;
 use crate::leftovers::Leftover;
 use crate::options::Cancel;
 use crate::writer::Output;
-use route::Route;
+use route::{Route, UPLOADING};
 
 /// Default length of a part: large enough for a request to pay, small enough for many in flight.
 const PART_LEN: u64 = 16 << 20;
@@ -96,7 +96,8 @@ impl Shared {
     }
 
     fn abort(&self, patience: Duration, cancel: &Cancel) -> Result<(), String> {
-        let abort = cancel.unless_after(SOON, self.route.abort());
+        let abort = guarded(&self.name, UPLOADING, self.route.abort());
+        let abort = cancel.unless_after(SOON, abort);
         // A timer belongs to the runtime: it is made inside.
         match block_on(async { tokio::time::timeout(patience, abort).await }) {
             Ok(Ok(())) => Ok(()),
@@ -142,40 +143,44 @@ impl MultipartOutput {
         let part_len = part_len(file_len, memory);
         let cancel = &options.cancel;
         let is_starting = AtomicBool::new(false);
-        let route = block_on(cancel.unless_after(SOON, async {
-            let signed = cancel.unless(Signed::new(location, options)).await?;
-            // Cheaper to learn now than after the upload. The condition decides, where the store knows it: Garage 2.5
-            // ignores it on a single request.
-            if create_only {
-                let len = async { Ok::<_, IoError>(signed.len().await) };
-                if cancel.unless(len).await?.is_some() {
-                    return Err(exists(&name));
+        let route = run(
+            &name,
+            "start an upload to",
+            cancel.unless_after(SOON, async {
+                let signed = cancel.unless(Signed::new(location, options)).await?;
+                // Cheaper to learn now than after the upload. The condition decides, where the store knows it: Garage 2.5
+                // ignores it on a single request.
+                if create_only {
+                    let len = async { Ok::<_, IoError>(signed.len().await) };
+                    if cancel.unless(len).await?.is_some() {
+                        return Err(exists(&name));
+                    }
                 }
-            }
-            let one_part = file_len <= part_len;
-            if one_part {
-                let mode = if create_only { PutMode::Create } else { PutMode::Overwrite };
-                return Ok(Route::One(signed, mode));
-            }
-            if *store != StoreKind::S3 {
-                if create_only && *store == StoreKind::Gcs {
-                    let why = "Google Cloud Storage creates no object conditionally that is \
+                let one_part = file_len <= part_len;
+                if one_part {
+                    let mode = if create_only { PutMode::Create } else { PutMode::Overwrite };
+                    return Ok(Route::One(signed, mode));
+                }
+                if *store != StoreKind::S3 {
+                    if create_only && *store == StoreKind::Gcs {
+                        let why = "Google Cloud Storage creates no object conditionally that is \
                         larger than one part";
-                    return Err(IoError::Unsupported { location: name.clone(), why });
+                        return Err(IoError::Unsupported { location: name.clone(), why });
+                    }
+                    cancel.check()?;
+                    is_starting.store(true, Ordering::Relaxed);
+                    let id = signed.store.create_multipart(&signed.path).await;
+                    let id = id.map_err(failed(&name, "start an upload to"))?;
+                    return Ok(Route::Other(signed, id));
                 }
+                let object = S3Object::new(signed, options)?;
+                object.warn_of_unfinished(key).await;
                 cancel.check()?;
                 is_starting.store(true, Ordering::Relaxed);
-                let id = signed.store.create_multipart(&signed.path).await;
-                let id = id.map_err(failed(&name, "start an upload to"))?;
-                return Ok(Route::Other(signed, id));
-            }
-            let object = S3Object::new(signed, options)?;
-            object.warn_of_unfinished(key).await;
-            cancel.check()?;
-            is_starting.store(true, Ordering::Relaxed);
-            let id = object.start().await?;
-            Ok(Route::S3(Box::new(object), id))
-        }));
+                let id = object.start().await?;
+                Ok(Route::S3(Box::new(object), id))
+            }),
+        );
         if let Err(IoError::Cancelled) = route
             && is_starting.load(Ordering::Relaxed)
         {
@@ -239,8 +244,9 @@ impl MultipartOutput {
         runtime().spawn(async move {
             let bytes = Bytes::from(bytes);
             let mut stopped = shared.stopped.subscribe();
+            let put = guarded(&shared.name, UPLOADING, shared.route.put(part, bytes.clone()));
             let result = tokio::select! {
-                result = cancel.unless(shared.route.put(part, bytes.clone())) => Some(result),
+                result = cancel.unless(put) => Some(result),
                 _ = stopped.wait_for(|stopped| *stopped) => None,
             };
             let mut state = shared.state();
@@ -271,8 +277,9 @@ impl MultipartOutput {
         let tags = self.tags()?;
         let shared = Arc::clone(&self.shared);
         self.state = Stage::Completing;
-        let completed = shared.route.complete(tags, self.file_len, self.create_only, &self.options);
-        block_on(self.options.cancel.unless_after(SOON, completed)).inspect_err(|error| {
+        let done = shared.route.complete(tags, self.file_len, self.create_only, &self.options);
+        let done = self.options.cancel.unless_after(SOON, done);
+        run(&shared.name, COMPLETING, done).inspect_err(|error| {
             // A refusal is an answer.
             if !matches!(error, IoError::Cancelled) {
                 self.state = Stage::Sending;
@@ -299,7 +306,7 @@ impl MultipartOutput {
         let count = self.file_len.div_ceil(self.part_len).max(1);
         let tags: Option<Vec<String>> = (0..count).map(|part| state.sent.remove(&part)).collect();
         let missing = || io::Error::other("a part was never written");
-        tags.ok_or_else(|| IoError::io(&self.shared.name, "complete the upload to")(missing()))
+        tags.ok_or_else(|| IoError::io(&self.shared.name, COMPLETING)(missing()))
     }
 }
 

@@ -70,10 +70,6 @@ impl Server {
         format!("{scheme}://{}{path}", self.address)
     }
 
-    pub(super) fn port(&self) -> u16 {
-        self.address.port()
-    }
-
     /// Requests so far, as `METHOD TARGET`. A connection on which no HTTP came is `?`.
     pub(super) fn requests(&self) -> Vec<String> {
         self.log.requests.lock().expect("log").clone()

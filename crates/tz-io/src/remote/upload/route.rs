@@ -8,10 +8,10 @@ use crate::error::IoError;
 use crate::remote::clouds::commit_new;
 use crate::remote::object::{Signed, failed};
 use crate::remote::options::RemoteOptions;
-use crate::remote::presigned::{S3Object, exists};
+use crate::remote::presigned::{COMPLETING, S3Object, exists};
 
 /// What a part's failure is said to have befallen.
-const UPLOADING: &str = "upload to";
+pub(super) const UPLOADING: &str = "upload to";
 
 /// How the bytes get there.
 #[derive(Debug)]
@@ -64,7 +64,7 @@ impl Route {
             Self::Other(Signed { store, path, .. }, id) => {
                 let parts = tags.into_iter().map(|content_id| PartId { content_id }).collect();
                 let done = store.complete_multipart(path, id, parts).await;
-                done.map(drop).map_err(failed(self.name(), "complete the upload to"))
+                done.map(drop).map_err(failed(self.name(), COMPLETING))
             }
         }
     }
