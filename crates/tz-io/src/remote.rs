@@ -192,9 +192,10 @@ impl RangeRead for RemoteFile {
         if offset + out.written >= end {
             return Ok(());
         }
-        let mut retries = self.client.retries(cancel);
-        let permit = async { Ok(self.gate.acquire().await) };
-        let permit = block_on(retries.patience.cancel.unless::<_, IoError>(permit))?;
+        let cancel = self.client.cancel(cancel);
+        let permit = async { Ok::<_, IoError>(self.gate.acquire().await) };
+        let permit = block_on(cancel.unless(permit))?;
+        let mut retries = self.client.retries(&cancel);
         let before = out.written;
         let mut restored = before;
         loop {

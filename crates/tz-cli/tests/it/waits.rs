@@ -18,7 +18,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::made::sparse_checkpoint;
-use crate::run::{Ran, command, listing, ran, tz};
+use crate::run::{Ran, command, listing, on_path, ran, tz};
 use server::{Act, Server};
 
 /// Longest time from a signal to the end, on a machine that does other things too.
@@ -75,6 +75,8 @@ impl Wait {
             std::thread::sleep(Duration::from_millis(5));
         }
         let finished = ran(self.child.wait_with_output().expect("output"));
+        // Whoever is still there holds the pipes.
+        assert!(start.elapsed() < BOUND, "something stayed behind: {}", self.line);
         let code = finished.code;
         assert!(codes.contains(&code), "{}: {code}: {}", self.line, finished.stderr);
         assert_eq!(listing(self.folder.path()), self.before, "{}", self.line);
@@ -208,7 +210,7 @@ fn services_that_hand_out_credentials_can_be_interrupted() {
 #[cfg(feature = "hub")]
 #[test]
 fn downloads_from_hugging_face_can_be_interrupted() {
-    const LISTING: &str = "{\"sha\":\"0123456789abcdef0123456789abcdef01234567\",\
+    const LISTING: &str = "{\"id\":\"org/model\",\"sha\":\"0123456789abcdef0123456789abcdef01234567\",\
         \"siblings\":[{\"rfilename\":\"model.safetensors\"}]}";
     for first in [Act::Never, Act::Crawl, Act::Status(503), Act::Text(LISTING)] {
         let policy = move |number, _: &str, _: &str| if number == 0 { first } else { Act::Never };
@@ -221,6 +223,32 @@ fn downloads_from_hugging_face_can_be_interrupted() {
         let requests = if matches!(first, Act::Never | Act::Crawl) { 1 } else { 2 };
         server.wait_for(requests, "");
         wait.stops(Signal::TERM);
+    }
+}
+
+#[test]
+fn a_script_passes_the_signal_on() {
+    for (script, arguments, signal) in [
+        ("fetch.sh", &["URL", "models"][..], Signal::TERM),
+        ("publish.sh", &["demo", "me/demo", "s3://bucket", "v1"], Signal::INT),
+    ] {
+        let server = Server::new(Vec::new(), |_, _, _| Act::Never);
+        let folder = tempfile::tempdir().unwrap();
+        tz(folder.path(), &["synth", "demo", "--preset", "llama-tiny"]).exits(0);
+        std::fs::create_dir(folder.path().join("models")).unwrap();
+        let url = server.url("http", "/models");
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/examples").join(script);
+        let mut shell = Command::new("sh");
+        shell
+            .arg(path)
+            .args(arguments.iter().map(|&word| if word == "URL" { &*url } else { word }));
+        on_path(&mut shell).current_dir(folder.path()).env("HOME", folder.path());
+        shell.env("AWS_ACCESS_KEY_ID", "id").env("AWS_SECRET_ACCESS_KEY", "secret");
+        shell.env("AWS_ENDPOINT_URL", server.url("http", "")).env("AWS_REGION", "r");
+        let wait = Wait::start(folder, &mut shell);
+        server.wait_for(1, "");
+        wait.send(signal);
+        wait.ends(143);
     }
 }
 

@@ -115,16 +115,20 @@ impl Client {
         }
     }
 
+    /// Set by the caller's flag for every location, and by the one for this work.
+    pub(crate) fn cancel(&self, work: &Cancel) -> Cancel {
+        self.options.cancel.or(work)
+    }
+
     /// The tries of one range, until it has come or `cancel` is set.
     pub(crate) fn retries(&self, cancel: &Cancel) -> Retries {
-        let cancel = self.options.cancel.or(cancel);
-        Retries::new(&self.options, cancel, Arc::clone(&self.counters))
+        Retries::new(&self.options, cancel.clone(), Arc::clone(&self.counters))
     }
 
     /// The first request, for the first `asked` bytes: learns what the object is and brings `wanted` of them. The rest,
     /// and all of it from a server that ignores the range, is left in the body.
     pub(crate) fn first(&self, asked: u64, wanted: u64) -> Result<(Answer, Bytes), IoError> {
-        let mut retries = self.retries(&Cancel::default());
+        let mut retries = self.retries(&self.options.cancel);
         loop {
             match self.try_first(asked, wanted, &retries) {
                 Ok(found) => return Ok(found),

@@ -327,7 +327,7 @@ pub fn unfinished_uploads(
     let RemoteKind::Object { store: StoreKind::S3, key, .. } = &location.kind else {
         return Ok(Vec::new());
     };
-    run(&location.to_string(), LISTING, async {
+    let removed = async {
         let object = S3Object::new(Signed::new(location, options).await?, options)?;
         let ids = object.uploads(key, options.retries).await?;
         if abort {
@@ -336,7 +336,8 @@ pub fn unfinished_uploads(
             }
         }
         Ok(ids)
-    })
+    };
+    run(&location.to_string(), LISTING, options.cancel.unless(removed))
 }
 
 pub(crate) fn exists(name: &str) -> IoError {

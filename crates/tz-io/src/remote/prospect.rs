@@ -46,19 +46,10 @@ pub(crate) fn prospect(error: &(dyn Error + 'static), connecting: bool) -> Prosp
     // users see.
     let last = Last(error).to_string();
     let begins = |starts: &[&str]| starts.iter().any(|start| last.starts_with(start));
-    let is = |kind: io::ErrorKind| {
-        let mut cause = Some(error);
-        while let Some(error) = cause {
-            if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == kind) {
-                return true;
-            }
-            cause = error.source();
-        }
-        false
-    };
-    if begins(&["invalid peer certificate"]) || connecting && is(io::ErrorKind::InvalidData) {
+    if begins(&["invalid peer certificate"]) || connecting && has(error, io::ErrorKind::InvalidData)
+    {
         Prospect::Hopeless
-    } else if is(io::ErrorKind::ConnectionRefused)
+    } else if has(error, io::ErrorKind::ConnectionRefused)
         || last.ends_with("Name or service not known")
         || begins(&["invalid HTTP", "message head is too large"])
     {
@@ -66,6 +57,15 @@ pub(crate) fn prospect(error: &(dyn Error + 'static), connecting: bool) -> Prosp
     } else {
         Prospect::Good
     }
+}
+
+/// Whether a cause of the error is an I/O error of this kind.
+fn has(error: &(dyn Error + 'static), kind: io::ErrorKind) -> bool {
+    let own = error.downcast_ref::<io::Error>();
+    // What an I/O error wraps is not its source: that is the source of what it wraps.
+    let wrapped = own.and_then(io::Error::get_ref).map(|wrapped| wrapped as &(dyn Error + 'static));
+    own.is_some_and(|own| own.kind() == kind)
+        || [wrapped, error.source()].into_iter().flatten().any(|cause| has(cause, kind))
 }
 
 /// How long a server is asked that nobody reaches.
@@ -120,6 +120,8 @@ mod tests {
             ((io::ErrorKind::ConnectionReset, "reset"), true, Prospect::Good),
             ((io::ErrorKind::UnexpectedEof, "tls handshake eof"), true, Prospect::Good),
         ] {
+            let inner = io::Error::other(io::Error::new(kind, text));
+            assert_eq!(prospect(&Outer(inner), connecting), expect, "{kind:?} {text}");
             assert_eq!(prospect(&wrapped(kind, text), connecting), expect, "{kind:?} {text}");
         }
     }

@@ -190,19 +190,9 @@ impl Retries {
         if progress {
             self.left = self.most;
         }
-        self.unreached = match failure.kind {
-            Kind::Unreachable => self.unreached + 1,
-            _ => 0,
-        };
-        let Some(left) = self.left.checked_sub(1) else {
+        let Some(wait) = self.next(&failure) else {
             return Err(failure.into_error(location, "read"));
         };
-        let wait = match failure.kind {
-            Kind::Transient(retry_after) => pause(self.most - self.left, retry_after),
-            Kind::Unreachable if self.unreached <= UNREACHED => pause(self.unreached - 1, None),
-            _ => return Err(failure.into_error(location, "read")),
-        };
-        self.left = left;
         let deadline = self.patience.deadline;
         if deadline.is_some_and(|deadline| Instant::now() + wait > deadline) {
             return Err(failure.into_error(location, "read within the deadline"));
@@ -217,6 +207,24 @@ impl Retries {
     }
 }
 
+impl Retries {
+    /// The wait before another try, where there is to be one.
+    fn next(&mut self, failure: &Failure) -> Option<Duration> {
+        self.unreached = match failure.kind {
+            Kind::Unreachable => self.unreached + 1,
+            _ => 0,
+        };
+        let left = self.left.checked_sub(1)?;
+        let wait = match failure.kind {
+            Kind::Transient(retry_after) => pause(self.most - self.left, retry_after),
+            Kind::Unreachable if self.unreached <= UNREACHED => pause(self.unreached - 1, None),
+            _ => return None,
+        };
+        self.left = left;
+        Some(wait)
+    }
+}
+
 /// Exponential backoff with full jitter above half, unless the server said how long.
 fn pause(retry: u32, retry_after: Option<Duration>) -> Duration {
     let doubled =
@@ -228,6 +236,39 @@ fn pause(retry: u32, retry_after: Option<Duration>) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn retries() -> Retries {
+        Retries::new(&RemoteOptions::default(), Cancel::default(), Arc::default())
+    }
+
+    #[test]
+    fn nobody_there_is_not_asked_for_long() {
+        let refused = || Failure::unreachable("connection refused".to_owned());
+        let mut tries = retries();
+        let waits: Vec<Duration> = std::iter::from_fn(|| tries.next(&refused())).collect();
+        assert_eq!(waits.len(), 5);
+        assert!(waits.iter().sum::<Duration>() <= Duration::from_millis(3100), "{waits:?}");
+        // Somebody who answers, if only that it is busy, gets all tries.
+        let mut tries = retries();
+        let mut count = 0;
+        while tries.next(&Failure::busy(String::new(), None)).is_some() {
+            count += 1;
+        }
+        assert_eq!(count, 8);
+        // In between, it is asked anew.
+        let mut tries = retries();
+        for _ in 0..3 {
+            assert!(tries.next(&refused()).is_some());
+            assert!(tries.next(&Failure::busy(String::new(), None)).is_some());
+        }
+    }
+
+    #[test]
+    fn what_is_cancelled_is_not_tried_again() {
+        let failure: Failure = IoError::Cancelled.into();
+        assert!(retries().next(&failure).is_none());
+        assert!(matches!(failure.into_error("place", "read"), IoError::Cancelled));
+    }
 
     #[test]
     fn pauses_grow_to_a_bound_and_obey_the_server() {

@@ -4,6 +4,7 @@ mod child;
 mod model;
 mod server;
 
+mod cancel;
 mod changed;
 mod clouds;
 mod concurrency;
