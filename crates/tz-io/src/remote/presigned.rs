@@ -28,7 +28,7 @@ use super::words::{answered, element, is_document, is_word, unescaped, word_of};
 use crate::error::IoError;
 use crate::options::Cancel;
 
-const STARTING: &str = "start an upload to";
+pub(crate) const STARTING: &str = "start an upload to";
 const UPLOADING: &str = "upload to";
 pub(crate) const COMPLETING: &str = "complete the upload to";
 const REMOVING: &str = "remove an unfinished upload of";

@@ -13,19 +13,17 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use object_store::PutMode;
 use tokio::sync::watch;
 
-use super::object::{Signed, failed};
 use super::options::RemoteOptions;
-use super::presigned::{COMPLETING, S3Object, exists};
+use super::presigned::{COMPLETING, STARTING};
 use super::runtime::{block_on, guarded, run, runtime};
-use super::target::{RemoteKind, RemoteLocation, StoreKind};
+use super::target::RemoteLocation;
 use crate::error::IoError;
 use crate::leftovers::Leftover;
 use crate::options::Cancel;
 use crate::writer::Output;
-use route::{Route, UPLOADING};
+use route::{Route, UPLOADING, Wish};
 
 /// Default length of a part: large enough for a request to pay, small enough for many in flight.
 const PART_LEN: u64 = 16 << 20;
@@ -136,51 +134,11 @@ impl MultipartOutput {
         create_only: bool,
     ) -> Result<Self, IoError> {
         let name = location.to_string();
-        let RemoteKind::Object { store, key, .. } = &location.kind else {
-            let why = "HTTP servers can be read from, not written to";
-            return Err(IoError::Unsupported { location: name, why });
-        };
         let part_len = part_len(file_len, memory);
-        let cancel = &options.cancel;
         let is_starting = AtomicBool::new(false);
-        let route = run(
-            &name,
-            "start an upload to",
-            cancel.unless_after(SOON, async {
-                let signed = cancel.unless(Signed::new(location, options)).await?;
-                // Cheaper to learn now than after the upload. The condition decides, where the store knows it: Garage 2.5
-                // ignores it on a single request.
-                if create_only {
-                    let len = async { Ok::<_, IoError>(signed.len().await) };
-                    if cancel.unless(len).await?.is_some() {
-                        return Err(exists(&name));
-                    }
-                }
-                let one_part = file_len <= part_len;
-                if one_part {
-                    let mode = if create_only { PutMode::Create } else { PutMode::Overwrite };
-                    return Ok(Route::One(signed, mode));
-                }
-                if *store != StoreKind::S3 {
-                    if create_only && *store == StoreKind::Gcs {
-                        let why = "Google Cloud Storage creates no object conditionally that is \
-                        larger than one part";
-                        return Err(IoError::Unsupported { location: name.clone(), why });
-                    }
-                    cancel.check()?;
-                    is_starting.store(true, Ordering::Relaxed);
-                    let id = signed.store.create_multipart(&signed.path).await;
-                    let id = id.map_err(failed(&name, "start an upload to"))?;
-                    return Ok(Route::Other(signed, id));
-                }
-                let object = S3Object::new(signed, options)?;
-                object.warn_of_unfinished(key).await;
-                cancel.check()?;
-                is_starting.store(true, Ordering::Relaxed);
-                let id = object.start().await?;
-                Ok(Route::S3(Box::new(object), id))
-            }),
-        );
+        let wish = Wish { is_one_part: file_len <= part_len, create_only };
+        let started = Route::start(location, options, wish, &is_starting);
+        let route = run(&name, STARTING, options.cancel.unless_after(SOON, started));
         if let Err(IoError::Cancelled) = route
             && is_starting.load(Ordering::Relaxed)
         {

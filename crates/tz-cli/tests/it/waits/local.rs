@@ -17,10 +17,10 @@ use crate::run::{command, listing, tz};
 
 /// A folder with a pipe that nobody writes to, and a small file.
 fn with_fifo() -> TempDir {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("folder");
     let made = Command::new("mkfifo").arg(folder.path().join("fifo")).status().expect("mkfifo");
     assert!(made.success());
-    std::fs::write(folder.path().join("small.tensors"), &*SMALL).unwrap();
+    std::fs::write(folder.path().join("small.tensors"), &*SMALL).expect("write");
     folder
 }
 
@@ -111,7 +111,7 @@ static HANG: LazyLock<PathBuf> = LazyLock::new(|| {
 
 /// A command that hangs in this function of the system.
 pub(super) fn hangs(function: &str, arguments: &[&str]) -> Wait {
-    let (folder, marks) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let [folder, marks] = [(); 2].map(|()| tempfile::tempdir().expect("folder"));
     sparse_checkpoint(&folder.path().join("model.safetensors"), 2, 1000);
     adapter(&folder.path().join("adapter"), 4);
     let mark = marks.path().join("mark");

@@ -96,7 +96,8 @@ fn serve(socket: TcpStream, log: &Log, policy: &Policy, file: &[u8]) {
         drop(requests);
         log.changed.notify_all();
         let act = policy(number, &request.method, &request.target);
-        if answer(&socket, act, request.range, file).is_none() {
+        // What is no HTTP has no second request either.
+        if answer(&socket, act, request.range, file).is_none() || request.method == "?" {
             return;
         }
     }

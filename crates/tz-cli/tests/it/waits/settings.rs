@@ -11,7 +11,7 @@ use crate::run::{Ran, finish};
 /// A command and how often the server was asked until it gave up.
 fn asked(act: Act, prepare: impl FnOnce(&Path, &mut Command)) -> (Ran, usize) {
     let server = Server::new(SMALL.clone(), move |_, _, _| act);
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("folder");
     let url = server.url("http", "/model.tensors");
     let mut command = with_keys(folder.path(), &["inspect", &url]);
     prepare(folder.path(), &mut command);

@@ -1,5 +1,7 @@
 //! How the bytes of an upload get to each kind of store. Owns [`Route`].
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use bytes::Bytes;
 use object_store::multipart::PartId;
 use object_store::{MultipartId, PutMode, PutOptions, PutPayload};
@@ -8,7 +10,8 @@ use crate::error::IoError;
 use crate::remote::clouds::commit_new;
 use crate::remote::object::{Signed, failed};
 use crate::remote::options::RemoteOptions;
-use crate::remote::presigned::{COMPLETING, S3Object, exists};
+use crate::remote::presigned::{COMPLETING, S3Object, STARTING, exists};
+use crate::remote::target::{RemoteKind, RemoteLocation, StoreKind};
 
 /// What a part's failure is said to have befallen.
 pub(super) const UPLOADING: &str = "upload to";
@@ -24,7 +27,61 @@ pub(super) enum Route {
     Other(Signed, MultipartId),
 }
 
+/// What an upload is to be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wish {
+    pub(super) is_one_part: bool,
+    pub(super) create_only: bool,
+}
+
 impl Route {
+    /// Starts an upload. `is_starting` is set before the store is asked for one: if that request is given up, there
+    /// may be an upload of which only the store knows.
+    pub(super) async fn start(
+        location: &RemoteLocation,
+        options: &RemoteOptions,
+        wish: Wish,
+        is_starting: &AtomicBool,
+    ) -> Result<Self, IoError> {
+        let (name, cancel) = (location.to_string(), &options.cancel);
+        let Wish { is_one_part, create_only } = wish;
+        let RemoteKind::Object { store, key, .. } = &location.kind else {
+            let why = "HTTP servers can be read from, not written to";
+            return Err(IoError::Unsupported { location: name, why });
+        };
+        let signed = cancel.unless(Signed::new(location, options)).await?;
+        // Cheaper to learn now than after the upload. The condition decides, where the store knows it: Garage 2.5
+        // ignores it on a single request.
+        if create_only {
+            let len = async { Ok::<_, IoError>(signed.len().await) };
+            if cancel.unless(len).await?.is_some() {
+                return Err(exists(&name));
+            }
+        }
+        if is_one_part {
+            let mode = if create_only { PutMode::Create } else { PutMode::Overwrite };
+            return Ok(Self::One(signed, mode));
+        }
+        if *store != StoreKind::S3 {
+            if create_only && *store == StoreKind::Gcs {
+                let why = "Google Cloud Storage creates no object conditionally that is larger \
+                    than one part";
+                return Err(IoError::Unsupported { location: name, why });
+            }
+            cancel.check()?;
+            is_starting.store(true, Ordering::Relaxed);
+            let id = signed.store.create_multipart(&signed.path).await;
+            let id = id.map_err(failed(&name, STARTING))?;
+            return Ok(Self::Other(signed, id));
+        }
+        let object = S3Object::new(signed, options)?;
+        object.warn_of_unfinished(key).await;
+        cancel.check()?;
+        is_starting.store(true, Ordering::Relaxed);
+        let id = object.start().await?;
+        Ok(Self::S3(Box::new(object), id))
+    }
+
     /// Sends one part, counted from 0, or the whole object. Gives the part's entity tag.
     pub(super) async fn put(&self, part: u64, bytes: Bytes) -> Result<String, IoError> {
         match self {
