@@ -29,6 +29,8 @@ const READ_TIMEOUT: Duration = Duration::from_secs(60);
 const FILES_AT_ONCE: usize = 4;
 /// Far above any model's listing.
 const MAX_FILES: usize = 100_000;
+/// Most bytes of a file that is not weights: large tokenizers have some 40 MB.
+const MAX_SMALL_FILE: u64 = 256 << 20;
 /// Most bytes of a listing: that many names, and the words about the model that come with them.
 const MAX_LISTING: usize = 16 << 20;
 
@@ -93,10 +95,10 @@ impl Hub<'_> {
             wanted: self.options.files.wanted(),
         })?;
         let remote = Remote { hub: self, repository, client: &client, commit: &commit };
-        remote.fetch_all(&needed.first).await?;
+        remote.fetch_all(&needed.first, MAX_SMALL_FILE).await?;
         let mut weights = needed.weights;
         if let Some(index) = needed.index {
-            remote.fetch(&index).await?;
+            remote.fetch(&index, MAX_SMALL_FILE).await?;
             let shards = shard_names(&repository.snapshot(&commit).join(&index))?;
             let listed: HashSet<&String> = names.iter().collect();
             if let Some(missing) = shards.iter().find(|shard| !listed.contains(shard)) {
@@ -104,7 +106,7 @@ impl Hub<'_> {
             }
             weights = shards.into_iter().collect();
         }
-        remote.fetch_all(&weights).await?;
+        remote.fetch_all(&weights, u64::MAX).await?;
         repository.refer(self.revision, &commit)?;
         Ok(commit)
     }
@@ -126,8 +128,9 @@ impl Hub<'_> {
 }
 
 impl Remote<'_> {
-    async fn fetch_all(&self, names: &[String]) -> Result<(), HubError> {
-        let files = stream::iter(names).map(|name| self.fetch(name));
+    /// Fetches files of at most `most` bytes each.
+    async fn fetch_all(&self, names: &[String], most: u64) -> Result<(), HubError> {
+        let files = stream::iter(names).map(|name| self.fetch(name, most));
         files.buffer_unordered(FILES_AT_ONCE).try_collect().await
     }
 }

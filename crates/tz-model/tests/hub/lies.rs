@@ -11,7 +11,7 @@ use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use tz_model::hub::{HubError, resolve};
 
-use crate::server::{Listing, Server};
+use crate::server::{File, Listing, Server};
 use crate::support::{ID, options, tree, usual, with_token};
 
 const TOKEN: &str = "hf_0123456789";
@@ -119,4 +119,17 @@ fn a_length_with_a_sign_is_none() {
     let server = Server::new(model);
     let error = resolve(ID, &options(cache.path(), &server)).unwrap_err();
     assert!(error.to_string().contains("its length is not stated"), "{error:?}");
+}
+
+#[test]
+fn a_small_file_stays_small() {
+    let cache = tempdir().unwrap();
+    let mut model = usual();
+    model.files.retain(|file| !file.name.ends_with(".json"));
+    model.files.push(File::large("config.json", "{}"));
+    model.sign = "99999999";
+    let server = Server::new(model);
+    let error = resolve(ID, &options(cache.path(), &server)).unwrap_err();
+    assert!(error.to_string().contains("config.json: a file next to the weights"), "{error:?}");
+    assert_eq!(server.sent(), [""; 0]);
 }

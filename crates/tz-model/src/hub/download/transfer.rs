@@ -36,14 +36,18 @@ enum Stop {
 }
 
 impl Remote<'_> {
-    /// Puts one file into the snapshot, unless it is there.
-    pub(super) async fn fetch(&self, name: &str) -> Result<(), HubError> {
+    /// Puts one file of at most `most` bytes into the snapshot, unless it is there.
+    pub(super) async fn fetch(&self, name: &str, most: u64) -> Result<(), HubError> {
         self.check()?;
         let found = self.repository.snapshot(self.commit).join(name);
         if found.is_file() {
             return Ok(());
         }
         let about = self.hub.about(self.client, self.commit, name).await?;
+        if about.len > most {
+            let why = format!("{name}: a file next to the weights has at most {most} bytes");
+            return Err(self.hub.protocol(&why));
+        }
         if !self.repository.has_blob(&about.etag, about.len) {
             let file = self.transfer(name, &about).await?;
             self.repository.keep(file, &about.etag)?;
