@@ -78,6 +78,8 @@ pub use options::{
     Cancel, DEFAULT_MAX_READERS, DEFAULT_STAGING_BYTES, OpenOptions, Progress, ReadOptions,
 };
 pub use plan::{Fetch, LoadPlan, Part, PartKind, PlanOptions, Selection};
+#[doc(hidden)]
+pub use remote::wire;
 pub use remote::{Addressing, RemoteLocation, RemoteOptions, S3Options, unfinished_uploads};
 pub use scan::{Algorithm, Digester, Visitor};
 pub use source::{LocalFile, RangeRead, SourceCounters, StreamSource};

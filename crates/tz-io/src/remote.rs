@@ -27,6 +27,7 @@ mod runtime;
 mod target;
 mod transport;
 mod upload;
+pub mod wire;
 mod words;
 
 use std::fmt;

@@ -80,7 +80,7 @@ pub(crate) fn checked(
 
 /// Length of the object that a partial answer is of, if that is the range which was asked for: to its end, or to that
 /// of the object.
-fn placed(headers: &HeaderMap, range: &Range<u64>) -> Result<Option<u64>, Failure> {
+pub(crate) fn placed(headers: &HeaderMap, range: &Range<u64>) -> Result<Option<u64>, Failure> {
     let content_type = field(headers, &header::CONTENT_TYPE)?.unwrap_or_default();
     if content_type.to_ascii_lowercase().starts_with("multipart/byteranges") {
         return Err(Failure::permanent("the server answered several ranges"));

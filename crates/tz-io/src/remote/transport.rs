@@ -83,7 +83,7 @@ fn shared_client() -> Option<&'static reqwest::Client> {
     SHARED.get_or_init(build).as_ref()
 }
 
-fn http_builder() -> reqwest::ClientBuilder {
+pub(crate) fn http_builder() -> reqwest::ClientBuilder {
     reqwest::Client::builder()
         .connect_timeout(CONNECT_TIMEOUT)
         .http1_only()
@@ -112,7 +112,11 @@ pub(crate) async fn get(
 
 /// Where an answer of `url` sends us. A name and a password stay with the origin that they were given for: the same
 /// scheme, host and port.
-fn redirected(url: &Url, status: StatusCode, headers: &HeaderMap) -> Result<Option<Url>, Failure> {
+pub(crate) fn redirected(
+    url: &Url,
+    status: StatusCode,
+    headers: &HeaderMap,
+) -> Result<Option<Url>, Failure> {
     let is_redirect = matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308);
     let Some(place) = headers.get(header::LOCATION).filter(|_| is_redirect) else {
         return Ok(None);

@@ -38,7 +38,8 @@ fn is_segment(text: &str) -> bool {
 }
 
 /// A number of digits and nothing else: Rust's own parser takes a sign.
-pub(crate) fn digits(text: &str) -> Option<u64> {
+#[must_use]
+pub fn digits(text: &str) -> Option<u64> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
 

@@ -204,12 +204,18 @@ fn a_redirected_request_for_keys_goes_nowhere() {
         job.run().expect_error("no credentials: the server answered 307");
         assert!(cloud.log().last().is_some_and(|last| last.path.ends_with(redirects)));
     }
-    let container = Server::new(service("/container", &other));
-    let container_job = job()
-        .env("AWS_CONTAINER_CREDENTIALS_FULL_URI", container.url("/container"))
-        .env("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", token.path());
-    container_job.run().expect_error("no credentials: the server answered 307");
-    assert_eq!(container.log()[0].header("authorization"), Some(CANARY));
+    for tls in [false, true] {
+        let site = service("/container", &other);
+        let container = match tls {
+            true => Server::secure(site, authority.acceptor("127.0.0.1")),
+            false => Server::new(site),
+        };
+        let job = job()
+            .env("AWS_CONTAINER_CREDENTIALS_FULL_URI", container.url("/container"))
+            .env("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", token.path());
+        job.run().expect_error("no credentials: the server answered 307");
+        assert_eq!(container.log()[0].header("authorization"), Some(CANARY));
+    }
     // With POST, over TLS.
     for elsewhere in [&other, &secure] {
         let acceptor = authority.acceptor("127.0.0.1");

@@ -72,10 +72,18 @@ fn a_network_that_refuses() {
 fn a_range_that_is_ignored_does_not_end_in_the_file() {
     let cache = tempdir().unwrap();
     let server = Server::new(usual());
-    server.fail(&[Fault::Cut(60_000), Fault::Whole]);
-    let error = resolve(ID, &options(cache.path(), &server)).unwrap_err();
-    let too_long = matches!(error, HubError::Damaged { damage: Damage::TooLong { .. }, .. });
-    assert!(too_long, "{error:?}");
+    for fault in [
+        Fault::Whole,
+        Fault::Range("bytes 59999-99999/100000"),
+        Fault::Range("bytes 60000-99998/100000"),
+        Fault::Range("bytes 60000-100069/100070"),
+        Fault::Range("bytes 60000-+100069/100070"),
+        Fault::Range(""),
+    ] {
+        server.fail(&[Fault::Cut(60_000), fault]);
+        let error = resolve(ID, &options(cache.path(), &server)).unwrap_err();
+        assert!(matches!(error, HubError::Protocol { .. }), "{fault:?} {error:?}");
+    }
 }
 
 #[test]
