@@ -43,6 +43,34 @@ pub(crate) struct S3Object {
     counters: Arc<Counters>,
 }
 
+/// What must stand at the object's place when it is made visible.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Condition<'a> {
+    /// Anything.
+    None,
+    /// No object.
+    New,
+    /// The version with this entity tag.
+    Version(&'a str),
+}
+
+impl Condition<'_> {
+    fn header(&self) -> Option<(header::HeaderName, &str)> {
+        match self {
+            Self::None => None,
+            Self::New => Some((header::IF_NONE_MATCH, "*")),
+            Self::Version(tag) => Some((header::IF_MATCH, tag)),
+        }
+    }
+
+    fn failed(self, name: &str) -> IoError {
+        match self {
+            Self::Version(_) => IoError::Changed { location: name.to_owned() },
+            Self::None | Self::New => exists(name),
+        }
+    }
+}
+
 /// One request.
 struct Ask<'a> {
     method: Method,
@@ -113,13 +141,13 @@ impl S3Object {
         }
     }
 
-    /// Makes an object of `len` bytes of the parts with these tags; with `create_only`, unless there is one.
+    /// Makes an object of `len` bytes of the parts with these tags, where `condition` holds.
     pub(crate) async fn complete(
         &self,
         id: &str,
         tags: &[String],
         len: u64,
-        create_only: bool,
+        condition: Condition<'_>,
     ) -> Result<(), IoError> {
         let mut body = String::from("<CompleteMultipartUpload>");
         for (number, tag) in (1_u32..).zip(tags) {
@@ -132,15 +160,19 @@ impl S3Object {
         let query = [("uploadId", id)];
         let mut ask =
             Ask { query: &query, body: body.into(), ..self.ask(Method::POST, COMPLETING) };
-        if create_only {
-            ask.headers.insert(header::IF_NONE_MATCH, HeaderValue::from_static("*"));
+        let name = self.signed.name();
+        if let Some((header, value)) = condition.header() {
+            let value = HeaderValue::from_str(value).map_err(io::Error::other);
+            ask.headers.insert(header, value.map_err(IoError::io(name, COMPLETING))?);
             // Whether it took effect cannot be told: the next one would be refused either way.
             ask.unanswered = Failure::permanent;
         }
         let answer = self.send(ask).await?;
         match answer.status {
-            StatusCode::PRECONDITION_FAILED | StatusCode::CONFLICT if create_only => {
-                Err(exists(self.signed.name()))
+            StatusCode::PRECONDITION_FAILED | StatusCode::CONFLICT
+                if condition != Condition::None =>
+            {
+                Err(condition.failed(name))
             }
             // The store may keep the connection alive and answer 200 before it knows.
             StatusCode::OK if !answer.text.contains("<Error>") => Ok(()),

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use super::clouds::commit_new;
 use super::object::{Signed, failed};
 use super::options::RemoteOptions;
-use super::presigned::{S3Object, exists};
+use super::presigned::{Condition, S3Object, exists};
 use super::runtime::{block_on, runtime};
 use super::target::{RemoteKind, RemoteLocation, StoreKind};
 use crate::error::IoError;
@@ -105,7 +105,10 @@ impl Route {
     ) -> Result<(), IoError> {
         match self {
             Self::One(..) => Ok(()),
-            Self::S3(object, id) => object.complete(id, &tags, len, create_only).await,
+            Self::S3(object, id) => {
+                let condition = if create_only { Condition::New } else { Condition::None };
+                object.complete(id, &tags, len, condition).await
+            }
             Self::Other(signed, _) if create_only => commit_new(signed, options, &tags).await,
             Self::Other(Signed { store, path, .. }, id) => {
                 let parts = tags.into_iter().map(|content_id| PartId { content_id }).collect();

@@ -45,7 +45,7 @@ fn slots(data: &[u8]) {
         let again =
             rewrap(&front, &file[..front_len], &options.secrets, &options.kdf_limits, &[change]);
         if let Ok(again) = again {
-            assert_eq!(again.len(), front_len);
+            assert_eq!(again.header().len(), front_len);
             assert!(opened.is_ok(), "rewrapped without the key");
         }
     }
