@@ -174,7 +174,7 @@ impl Journal {
             let [file_len, offset, len] = [field(at + 8)?, field(at + 16)?, field(at + 24)?];
             let place = JournalPlace { file_len, changed: offset..offset.checked_add(len)? };
             let stands_here = start.checked_add(at as u64) == Some(file_len);
-            Self::read(end.get(at..)?, &place).filter(|_| stands_here)
+            if stands_here { Self::read(end.get(at..)?, &place) } else { None }
         })
     }
 
@@ -306,7 +306,7 @@ mod tests {
             assert_eq!(accepted(&[part, &[7; 76]].concat()), len == 8, "{len}");
             assert_eq!(accepted(&[part, &[0, 0, 7]].concat()), len == 8, "{len}");
         }
-        for foreign in [&[1; 3][..], b"tz", &[0; 85]] {
+        for foreign in [&[1; 3][..], b"tx", &[0; 85]] {
             assert!(!accepted(foreign), "{foreign:?}");
         }
         assert!(!accepted(&[&JOURNAL_MAGIC[..], &[0; 77]].concat()), "longer than a journal");

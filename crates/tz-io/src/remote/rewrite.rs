@@ -43,8 +43,9 @@ pub(crate) fn replace_header(
         let Signed { store, path, .. } = &object.signed;
         let doing = "read the header of";
         let head = store.head(path).await.map_err(failed(&name, doing))?;
-        let Some(etag) = head.e_tag else {
-            let why = "the server gives no ETag, so that a change by others would be overwritten";
+        // A weak one is never equal to itself in `If-Match`.
+        let Some(etag) = head.e_tag.filter(|tag| !tag.starts_with("W/")) else {
+            let why = "the server gives no ETag, without which a change by others would be lost";
             return Err(unsupported(why));
         };
         let first_len = len.min(FIRST_PART.max(old.len() as u64));
