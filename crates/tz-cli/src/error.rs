@@ -124,6 +124,7 @@ fn io_hint(error: &io::Error) -> &'static str {
         ErrorKind::AlreadyExists => EXISTS_HINT,
         ErrorKind::IsADirectory => "give the path of a file",
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space, or write elsewhere",
+        ErrorKind::WouldBlock => "run it again when the other process has ended",
         ErrorKind::OutOfMemory => "--memory-limit SIZE works in less memory",
         ErrorKind::UnexpectedEof => "the data was cut short: fetch or write it again",
         _ => "try again; if it stays, the device or file system has the fault",
@@ -156,6 +157,13 @@ fn crypto_exit(error: &CryptoError) -> (Exit, &'static str) {
             Exit::Key,
             "leave out the key (and unset TZ_PASSPHRASE), if a plain file is what you expect",
         ),
+        (_, CryptoError::Interrupted(_)) => (
+            Exit::Key,
+            "check the key; `tz-cli rewrap` with a key and a change recovers the header",
+        ),
+        (_, CryptoError::NotSealed { .. }) => {
+            (Exit::Usage, "`tz-cli decrypt` and `tz-cli encrypt` give such a file another key")
+        }
         (ErrorClass::Key, _) => (Exit::Key, KEY_HINT),
         (ErrorClass::Malformed, _) => (Exit::Malformed, DAMAGED),
         (ErrorClass::System, _) => (Exit::Io, "free some memory, and try again"),

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use tz_crypto::{CryptoError, key_slots};
 use tz_format::{Front, KeyDerivation, PathKey, TensorKind, TensorPath};
-use tz_io::{Corruption, ReadStats, WriteStats};
+use tz_io::{Corruption, IoError, ReadStats, TensorFile, WriteStats};
 
 use crate::exit::Exit;
 
@@ -73,8 +73,12 @@ pub(crate) struct Copied {
 pub(crate) struct Rewrapped {
     pub(crate) location: String,
     pub(crate) changed: bool,
-    /// Whether an interrupted change was undone first.
+    /// Whether an earlier change had been interrupted and was recovered from first.
     pub(crate) recovered: bool,
+    /// What had become of it: `done` or `not_done`.
+    pub(crate) earlier_rewrap: Option<&'static str>,
+    /// Whether the journal of an interrupted change follows the file.
+    pub(crate) ends_in_journal: bool,
     pub(crate) slots: Vec<Slot>,
 }
 
@@ -90,7 +94,21 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
-    /// The slots of a sealed file, as they stand in its front: nobody has vouched for them.
+    /// The slots of an open file, as [`Self::list`].
+    pub(crate) fn of(file: &TensorFile) -> Result<Vec<Self>, IoError> {
+        let torn = |error: CryptoError| match file.ends_in_journal() {
+            true => error.interrupted(),
+            false => error,
+        };
+        let location = || file.location().to_owned();
+        Self::list(file.front()).map_err(|error| IoError::Crypto {
+            location: location(),
+            tensor: None,
+            source: torn(error),
+        })
+    }
+
+    /// The slots of a sealed file, as they stand in its header: nobody has vouched for them.
     pub(crate) fn list(front: &Front) -> Result<Vec<Self>, CryptoError> {
         let slots = key_slots(front)?.into_iter().enumerate().map(|(number, slot)| Self {
             number,
@@ -237,6 +255,8 @@ pub(crate) struct Verification {
     pub(crate) bytes: u64,
     /// Tensors that no stored hash covers: only their structure was checked. `null` where that is not known.
     pub(crate) unhashed: Option<usize>,
+    /// Whether the journal of an interrupted `rewrap` follows a sealed file.
+    pub(crate) ends_in_journal: bool,
     pub(crate) seconds: f64,
     pub(crate) failures: Vec<FailedTensor>,
 }

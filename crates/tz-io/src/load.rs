@@ -147,6 +147,7 @@ pub(crate) fn load(
     })?;
     if file.is_encrypted() {
         load.irregular(options)?;
+        file.check_stream_end(&plan.tensors)?;
     }
     let Load { targets, checks, requests, fetch, decrypt, check, .. } = load;
     drop(targets);

@@ -49,7 +49,7 @@ use runtime::{block_on, run};
 
 pub use options::{Addressing, RemoteOptions, S3Options};
 pub use presigned::unfinished_uploads;
-pub(crate) use rewrite::replace_front;
+pub(crate) use rewrite::replace_header;
 pub use target::RemoteLocation;
 pub(crate) use upload::MultipartOutput;
 

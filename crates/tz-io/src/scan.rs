@@ -195,6 +195,9 @@ fn walk<V: Visitor>(
             Ok(())
         },
     )?;
+    if file.is_encrypted() {
+        file.check_stream_end(tensors)?;
+    }
     Ok(done
         .into_iter()
         .filter_map(|slot| slot.into_inner().unwrap_or_else(PoisonError::into_inner))

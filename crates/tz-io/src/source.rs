@@ -70,6 +70,15 @@ pub trait RangeRead: Send + Sync + fmt::Debug {
         SourceCounters::default()
     }
 
+    /// The bytes of a source of unknown length from `offset` to its end, `limit` of them at most: what follows the
+    /// last tensor of a stream. `None` where the source cannot tell; whoever knows its length need not.
+    ///
+    /// # Errors
+    /// [`IoError::Io`], but not where the source ends before `offset`: then there are no bytes.
+    fn read_to_end(&self, _offset: u64, _limit: u64) -> Result<Option<Vec<u8>>, IoError> {
+        Ok(None)
+    }
+
     /// The local file behind it, where there is one.
     fn local_file(&self) -> Option<&File> {
         None
@@ -146,6 +155,12 @@ impl LocalFile {
             return Err(IoError::io(&name, "open")(io::ErrorKind::IsADirectory.into()));
         }
         Ok(Self { file, len: metadata.len(), name })
+    }
+
+    /// A file that is open, called `name` in messages.
+    pub(crate) fn of(file: File, name: &str) -> Result<Self, IoError> {
+        let metadata = file.metadata().map_err(IoError::io(name, "read metadata"))?;
+        Ok(Self { file, len: metadata.len(), name: name.to_owned() })
     }
 }
 
@@ -245,6 +260,24 @@ impl RangeRead for StreamSource {
             state.position += buffer.len() as u64;
         }
         Ok(())
+    }
+
+    fn read_to_end(&self, offset: u64, limit: u64) -> Result<Option<Vec<u8>>, IoError> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed = |source| IoError::io(&self.name, "read")(source);
+        let Some(skip) = offset.checked_sub(state.position) else { return Ok(None) };
+        let mut bytes = Vec::new();
+        let mut rest = state.reader.by_ref().take(skip.saturating_add(limit));
+        let read = io::copy(&mut rest.by_ref().take(skip), &mut io::sink())
+            .and_then(|_| rest.read_to_end(&mut bytes));
+        match read {
+            // A reader may call its end an error: nobody asks it for more than there should be.
+            Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => Err(failed(error)),
+            _ => {
+                state.position = offset.saturating_add(bytes.len() as u64);
+                Ok(Some(bytes))
+            }
+        }
     }
 
     fn max_readers(&self) -> usize {

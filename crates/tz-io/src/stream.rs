@@ -139,6 +139,7 @@ pub(crate) fn run(
     result?;
     if file.is_encrypted() {
         irregular(file, plan, &checks, &slots, options, pool, consumer)?;
+        file.check_stream_end(&plan.tensors)?;
     } else if options.verify {
         verify_time.time(|| verdict(file, plan, &checks, options))?;
     }

@@ -1,8 +1,10 @@
 //! Requests to S3 about one object, sent over presigned URLs: multipart uploads and the list of unfinished ones. Owns
-//! [`S3Object`] and [`unfinished_uploads`].
+//! [`S3Object`].
 //!
 //! `object_store` could send most of them. These count and retry as reads do, tell a slow link from a dead one by
 //! whether bytes move, and complete an upload under a condition.
+
+mod unfinished;
 
 use std::io;
 use std::pin::pin;
@@ -21,16 +23,17 @@ use super::object::{SIGNED_FOR, Signed, failed};
 use super::options::RemoteOptions;
 use super::prospect::judged;
 use super::retry::{Failure, Retries, retry_after};
-use super::runtime::run;
-use super::target::{RemoteKind, RemoteLocation, StoreKind};
 use super::transport::http_client;
-use super::words::{answered, element, is_document, is_word, unescaped, word_of};
+use super::words::{answered, element, is_document, is_word, word_of};
 use crate::error::IoError;
 use crate::options::Cancel;
+
+pub use unfinished::unfinished_uploads;
 
 pub(crate) const STARTING: &str = "start an upload to";
 const UPLOADING: &str = "upload to";
 pub(crate) const COMPLETING: &str = "complete the upload to";
+pub(crate) const COPYING: &str = "copy on the server";
 const REMOVING: &str = "remove an unfinished upload of";
 const LISTING: &str = "list unfinished uploads of";
 
@@ -48,6 +51,34 @@ pub(crate) struct S3Object {
     http: reqwest::Client,
     options: RemoteOptions,
     counters: Arc<Counters>,
+}
+
+/// What must stand at the object's place when it is made visible.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Condition<'a> {
+    /// Anything.
+    None,
+    /// No object.
+    New,
+    /// The version with this entity tag.
+    Version(&'a str),
+}
+
+impl Condition<'_> {
+    fn header(&self) -> Option<(header::HeaderName, &str)> {
+        match self {
+            Self::None => None,
+            Self::New => Some((header::IF_NONE_MATCH, "*")),
+            Self::Version(tag) => Some((header::IF_MATCH, tag)),
+        }
+    }
+
+    fn failed(self, name: &str) -> IoError {
+        match self {
+            Self::Version(_) => IoError::Changed { location: name.to_owned() },
+            Self::None | Self::New => exists(name),
+        }
+    }
 }
 
 /// One request.
@@ -134,13 +165,13 @@ impl S3Object {
         }
     }
 
-    /// Makes an object of `len` bytes of the parts with these tags; with `create_only`, unless there is one.
+    /// Makes an object of `len` bytes of the parts with these tags, where `condition` holds.
     pub(crate) async fn complete(
         &self,
         id: &str,
         tags: &[String],
         len: u64,
-        create_only: bool,
+        condition: Condition<'_>,
     ) -> Result<(), IoError> {
         let mut body = String::from("<CompleteMultipartUpload>");
         for (number, tag) in (1_u32..).zip(tags) {
@@ -154,15 +185,19 @@ impl S3Object {
         let mut ask =
             Ask { query: &query, body: body.into(), ..self.ask(Method::POST, COMPLETING) };
         ask.cancel = Cancel::default();
-        if create_only {
-            ask.headers.insert(header::IF_NONE_MATCH, HeaderValue::from_static("*"));
+        let name = self.signed.name();
+        if let Some((header, value)) = condition.header() {
+            let value = HeaderValue::from_str(value).map_err(io::Error::other);
+            ask.headers.insert(header, value.map_err(IoError::io(name, COMPLETING))?);
             // Whether it took effect cannot be told: the next one would be refused either way.
             ask.unanswered = Failure::permanent;
         }
         let answer = self.send(ask).await?;
         match answer.status {
-            StatusCode::PRECONDITION_FAILED | StatusCode::CONFLICT if create_only => {
-                Err(exists(self.signed.name()))
+            StatusCode::PRECONDITION_FAILED | StatusCode::CONFLICT
+                if condition != Condition::None =>
+            {
+                Err(condition.failed(name))
             }
             // The store may keep the connection alive and answer 200 before it knows; what it knows is the document.
             _ if answer.says("CompleteMultipartUploadResult") => Ok(()),
@@ -171,6 +206,28 @@ impl S3Object {
                 Ok(())
             }
             _ => Err(self.refused(&answer, COMPLETING)),
+        }
+    }
+
+    /// Has the server copy what `headers` name to part `number`, counted from 1; gives its entity tag.
+    pub(crate) async fn copy_part(
+        &self,
+        id: &str,
+        number: usize,
+        headers: HeaderMap,
+    ) -> Result<String, IoError> {
+        let number = number.to_string();
+        let query = [("partNumber", &*number), ("uploadId", id)];
+        let ask = self.ask(Method::PUT, COPYING);
+        // Nothing of a long copy is seen before its end.
+        let ask = Ask { query: &query, headers, patience: 2 * PATIENCE, ..ask };
+        let answer = self.send(ask).await?;
+        match word_of(&answer.text, "ETag").filter(|_| answer.says("CopyPartResult")) {
+            Some(tag) => Ok(tag),
+            None if answer.status == StatusCode::PRECONDITION_FAILED => {
+                Err(IoError::Changed { location: self.signed.name().to_owned() })
+            }
+            None => Err(self.refused(&answer, COPYING)),
         }
     }
 
@@ -188,36 +245,6 @@ impl S3Object {
             // An earlier try may have removed it.
             status if status.is_success() || status == StatusCode::NOT_FOUND => Ok(()),
             _ => Err(self.refused(&answer, REMOVING)),
-        }
-    }
-
-    /// Names uploads of the object that were never finished. What a killed writer leaves is invisible but costs money;
-    /// only a person knows whether another writer is at work.
-    pub(crate) async fn warn_of_unfinished(&self, key: &str) {
-        // Listing may be forbidden or unknown to the store: no reason not to write, nor to wait long.
-        for upload in self.uploads(key, 0).await.unwrap_or_default() {
-            let location = self.signed.name();
-            tracing::warn!(
-                location,
-                upload,
-                "an earlier upload of this object was never finished; if no other writer is at work, \
-                 --abort-unfinished removes it"
-            );
-        }
-    }
-
-    /// `ListMultipartUploads` of the uploads of `key`. One page holds 1,000, and keys sort before the keys that they
-    /// begin.
-    async fn uploads(&self, key: &str, retries: u32) -> Result<Vec<String>, IoError> {
-        let query = [("uploads", ""), ("prefix", key)];
-        let root = Path::default();
-        let ask = self.ask(Method::GET, LISTING);
-        let most = MAX_LISTING;
-        let ask = Ask { path: &root, query: &query, most, retries, patience: 1, ..ask };
-        let answer = self.send(ask).await?;
-        match answer.says("ListMultipartUploadsResult") {
-            true => Ok(upload_ids(&answer.text, key)),
-            false => Err(self.refused(&answer, LISTING)),
         }
     }
 
@@ -314,57 +341,6 @@ impl S3Object {
     }
 }
 
-/// Uploads of this object that were never completed, which is what a killed writer leaves, by upload id. `abort`
-/// removes them: only for who knows that no other writer is at work. Stores other than S3 clean up by themselves.
-///
-/// # Errors
-/// [`IoError::Io`] where the store does not list or remove uploads.
-pub fn unfinished_uploads(
-    location: &RemoteLocation,
-    options: &RemoteOptions,
-    abort: bool,
-) -> Result<Vec<String>, IoError> {
-    let RemoteKind::Object { store: StoreKind::S3, key, .. } = &location.kind else {
-        return Ok(Vec::new());
-    };
-    let removed = async {
-        let object = S3Object::new(Signed::new(location, options).await?, options)?;
-        let ids = object.uploads(key, options.retries).await?;
-        if abort {
-            for id in &ids {
-                object.abort(id).await?;
-            }
-        }
-        Ok(ids)
-    };
-    run(&location.to_string(), LISTING, options.cancel.unless(removed))
-}
-
 pub(crate) fn exists(name: &str) -> IoError {
     IoError::io(name, "create")(io::ErrorKind::AlreadyExists.into())
-}
-
-/// Upload ids of exactly `key` in a `ListMultipartUploadsResult`.
-fn upload_ids(listing: &str, key: &str) -> Vec<String> {
-    let text = |upload, name| element(upload, name).map(unescaped);
-    let uploads = listing.split("<Upload>").skip(1);
-    uploads
-        .filter(|upload| text(upload, "Key").as_deref() == Some(key))
-        .filter_map(|upload| word_of(upload, "UploadId"))
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn listings_name_uploads_of_the_very_key() {
-        let listing = "<ListMultipartUploadsResult><Upload><Key>a/b</Key><UploadId>1</UploadId></Upload>\
-            <Upload><Key>a/b.bak</Key><UploadId>2</UploadId></Upload><Upload><UploadId>3&amp;</UploadId>\
-            <Key>a/b</Key></Upload></ListMultipartUploadsResult>";
-        assert_eq!(upload_ids(listing, "a/b"), ["1", "3&"]);
-        let odd = "<Upload><Key>a/b</Key><UploadId>\u{1b}[2J</UploadId></Upload>";
-        assert_eq!(upload_ids(odd, "a/b"), [""; 0], "ids are printed");
-    }
 }

@@ -34,13 +34,13 @@ const MAX_PARTS: u64 = 10_000;
 /// Part lengths are rounded up to this.
 const PART_QUANTUM: u64 = 1 << 20;
 /// What to do about an upload that stays.
-const ADVICE: &str = "--abort-unfinished removes it with the next one";
+pub(crate) const ADVICE: &str = "--abort-unfinished removes it with the next one";
 /// Time that parts on their way get to arrive before a failed upload is aborted: an abort that overtakes a part
 /// leaves it behind.
 const GRACE: Duration = Duration::from_secs(5);
 /// Time that a request which takes effect (start, completion, abort) gets once the work is cancelled: a process that is
 /// told to end has a second for everything.
-const SOON: Duration = Duration::from_millis(250);
+pub(crate) const SOON: Duration = Duration::from_millis(250);
 
 /// An upload in progress.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use crate::error::IoError;
 use crate::remote::clouds::commit_new;
 use crate::remote::object::{Signed, failed};
 use crate::remote::options::RemoteOptions;
-use crate::remote::presigned::{COMPLETING, S3Object, STARTING, exists};
+use crate::remote::presigned::{COMPLETING, Condition, S3Object, STARTING, exists};
 use crate::remote::target::{RemoteKind, RemoteLocation, StoreKind};
 
 /// What a part's failure is said to have befallen.
@@ -116,7 +116,10 @@ impl Route {
     ) -> Result<(), IoError> {
         match self {
             Self::One(..) => Ok(()),
-            Self::S3(object, id) => object.complete(id, &tags, len, create_only).await,
+            Self::S3(object, id) => {
+                let condition = if create_only { Condition::New } else { Condition::None };
+                object.complete(id, &tags, len, condition).await
+            }
             Self::Other(signed, _) if create_only => commit_new(signed, options, &tags).await,
             Self::Other(Signed { store, path, .. }, id) => {
                 let parts = tags.into_iter().map(|content_id| PartId { content_id }).collect();

@@ -121,7 +121,8 @@ impl Fault {
                 reply
             }
             Self::Before(happens) => {
-                happens();
+                // It may take a while, and ask this server for something.
+                tokio::task::block_in_place(|| happens());
                 site.reply(request).await
             }
         })
