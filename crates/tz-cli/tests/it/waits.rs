@@ -11,8 +11,8 @@ mod uploads;
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::LazyLock;
-use std::time::{Duration, Instant};
+use std::sync::{LazyLock, mpsc};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -50,7 +50,7 @@ impl Wait {
     fn until(&mut self, is_so: impl Fn(&Self) -> bool) {
         while !is_so(self) {
             assert_eq!(self.child.try_wait().expect("wait"), None, "over already: {}", self.line);
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::yield_now();
         }
     }
 
@@ -65,18 +65,19 @@ impl Wait {
     }
 
     #[track_caller]
-    fn ends_with(mut self, codes: &[i32]) -> Ran {
-        let start = Instant::now();
-        while self.child.try_wait().expect("wait").is_none() {
-            if start.elapsed() > BOUND {
-                self.child.kill().expect("kill");
-                panic!("still there after {BOUND:?}: {}", self.line);
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        let finished = ran(self.child.wait_with_output().expect("output"));
-        // Whoever is still there holds the pipes.
-        assert!(start.elapsed() < BOUND, "something stayed behind: {}", self.line);
+    fn ends_with(self, codes: &[i32]) -> Ran {
+        let (ended, is_ended) = mpsc::channel();
+        let pid = Pid::from_child(&self.child);
+        let child = self.child;
+        std::thread::spawn(move || {
+            // Whoever stays behind holds the pipes: this ends with the last of them.
+            let _ = ended.send(child.wait_with_output());
+        });
+        let Ok(output) = is_ended.recv_timeout(BOUND) else {
+            kill_process(pid, Signal::KILL).expect("kill");
+            panic!("still there after {BOUND:?}: {}", self.line);
+        };
+        let finished = ran(output.expect("output"));
         let code = finished.code;
         assert!(codes.contains(&code), "{}: {code}: {}", self.line, finished.stderr);
         assert_eq!(listing(self.folder.path()), self.before, "{}", self.line);

@@ -191,11 +191,14 @@ fn answer(mut out: &TcpStream, act: Act, range: Option<(usize, usize)>, file: &[
     }
 }
 
-/// A little, and a pause before the next.
+/// A little, and a pause before the next in which the client may go away.
 fn drip(mut out: &TcpStream, bytes: &[u8]) -> Option<()> {
     out.write_all(bytes).ok()?;
-    std::thread::sleep(Duration::from_millis(20));
-    Some(())
+    out.set_read_timeout(Some(Duration::from_millis(20))).ok()?;
+    match out.read(&mut [0]) {
+        Ok(0) => None,
+        _ => Some(()),
+    }
 }
 
 /// Until the client goes away.
