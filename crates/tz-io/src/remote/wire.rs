@@ -14,7 +14,6 @@ use super::transport::{self, cause};
 pub use super::words::digits;
 
 /// Clients that follow no redirect, send no `Referer` and speak HTTP/1.1.
-#[must_use]
 pub fn client_builder() -> reqwest::ClientBuilder {
     transport::http_builder()
 }
