@@ -24,7 +24,7 @@ const HELD: usize = 64 << 20;
 /// use goes there.
 #[track_caller]
 fn check_token(secure: Option<TlsAcceptor>) {
-    let cache = tempdir().unwrap();
+    let cache = tempdir().expect("a folder");
     let mut model = usual();
     model.token = Some(TOKEN);
     model.listing = Listing::Elsewhere;
@@ -32,7 +32,7 @@ fn check_token(secure: Option<TlsAcceptor>) {
         Some(tls) => Server::secure(model, tls),
         None => Server::new(model),
     };
-    resolve(ID, &with_token(options(cache.path(), &server), TOKEN)).unwrap();
+    resolve(ID, &with_token(options(cache.path(), &server), TOKEN)).expect("downloaded");
     let (network, hub): (Vec<_>, Vec<_>) =
         server.log().into_iter().partition(|record| record.to_network);
     let bearer = format!("Bearer {TOKEN}");
@@ -74,21 +74,22 @@ fn the_token_stays_with_the_hub_over_tls() {
 }
 
 fn authority() -> CertificateParams {
-    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    let mut params = CertificateParams::new(Vec::new()).expect("a certificate");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params
 }
 
 /// Speaks TLS as 127.0.0.1.
 fn acceptor(issuer: &Issuer<'_, KeyPair>) -> TlsAcceptor {
-    let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
-    let key = KeyPair::generate().unwrap();
-    let certificate = params.signed_by(&key, issuer).unwrap();
+    let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("a certificate");
+    let key = KeyPair::generate().expect("a certificate");
+    let certificate = params.signed_by(&key, issuer).expect("a certificate");
     let builder = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
-    let builder = builder.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
-    let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let builder =
+        builder.with_safe_default_protocol_versions().expect("a certificate").with_no_client_auth();
+    let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a certificate");
     let config = builder.with_single_cert(vec![certificate.der().clone()], key);
-    TlsAcceptor::from(Arc::new(config.unwrap()))
+    TlsAcceptor::from(Arc::new(config.expect("a certificate")))
 }
 
 #[test]
