@@ -25,9 +25,10 @@ fn key(byte: u8) -> Key {
 fn sealed(len: usize) -> Vec<u8> {
     let folder = tempfile::tempdir().expect("folder");
     let path = folder.path().join("a.tensors");
+    let data = vec![7; len];
     let mut source = MemorySource::new();
     let spec = TensorSpec::new("a", Element::Uint8, vec![len as u64]);
-    source.push(spec, &vec![7; len]).expect("a tensor");
+    source.push(spec, &data).expect("a tensor");
     let mut options = WriteOptions::default();
     let sealer = FileSealer::sealed(&[SealSecret::Key(key(1))], 1 << 20).expect("a sealer");
     options.seal = Some(sealer.into());
