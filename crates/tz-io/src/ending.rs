@@ -64,8 +64,8 @@ impl TensorFile {
         if self.ends_in_journal() {
             tracing::warn!(
                 location = self.location(),
-                "the journal of an interrupted `rewrap` follows the file, which is read as its header says; the \
-                 next `tz-cli rewrap` with a key and a change removes the journal"
+                "the file ends in the journal of an interrupted `rewrap`, which changes nothing of what is read; run \
+                 `tz-cli rewrap` with a key and a change to remove it"
             );
         }
     }

@@ -11,8 +11,10 @@ use tz_io::{
     Selection, TensorFile, WriteOptions, rewrap, write,
 };
 
+use crate::model::signed;
 use crate::server::fault::Fault;
-use crate::server::s3::{ACCESS_KEY_ID, S3, SECRET_ACCESS_KEY};
+use crate::server::objects::{Object, Objects};
+use crate::server::s3::S3;
 use crate::server::{Record, Server};
 
 const NAME: &str = "folder name+é.tensors";
@@ -25,9 +27,10 @@ fn key(byte: u8) -> Key {
 fn sealed(len: usize) -> Vec<u8> {
     let folder = tempfile::tempdir().expect("folder");
     let path = folder.path().join("a.tensors");
+    let data = vec![7; len];
     let mut source = MemorySource::new();
     let spec = TensorSpec::new("a", Element::Uint8, vec![len as u64]);
-    source.push(spec, &vec![7; len]).expect("a tensor");
+    source.push(spec, &data).expect("a tensor");
     let mut options = WriteOptions::default();
     let sealer = FileSealer::sealed(&[SealSecret::Key(key(1))], 1 << 20).expect("a sealer");
     options.seal = Some(sealer.into());
@@ -55,9 +58,7 @@ impl Stand {
 
     fn options(&self, keys: &[u8]) -> OpenOptions {
         let mut options = OpenOptions::default();
-        options.remote.s3.endpoint = Some(self.server.url(""));
-        options.remote.s3.access_key_id = Some(ACCESS_KEY_ID.to_owned());
-        options.remote.s3.secret_access_key = Some(SECRET_ACCESS_KEY.to_owned());
+        options.remote = signed(&self.server);
         options.secrets = keys.iter().map(|&byte| Secret::Key(key(byte))).collect();
         options
     }
@@ -133,7 +134,6 @@ fn only_the_header_of_an_object_changes_and_only_in_the_version_that_was_read() 
 
 #[test]
 fn an_object_that_somebody_replaces_meanwhile_is_left_as_they_made_it() {
-    let theirs = sealed(100);
     let is_head: fn(&Record) -> bool = |record| record.method == Method::HEAD;
     let is_copy: fn(&Record) -> bool = |record| record.header("x-amz-copy-source-range").is_some();
     for (len, when) in [
@@ -143,7 +143,7 @@ fn an_object_that_somebody_replaces_meanwhile_is_left_as_they_made_it() {
         (LENS[1], is_copy),
         (LENS[1], is_last),
     ] {
-        let stand = Stand::with(&sealed(len));
+        let (stand, theirs) = (Stand::with(&sealed(len)), sealed(len));
         let (s3, successor) = (stand.s3.clone(), theirs.clone());
         stand.server.fault(when, Fault::before(move || s3.put(NAME, &successor)));
         let error = stand.rewrap(&[1]).expect_err("refused");
@@ -214,6 +214,41 @@ fn the_journal_of_an_object_decides_and_is_not_copied() {
             assert_eq!(done.earlier, Some(earlier));
             assert!(stand.object()[header..] == file[header..], "{len}: without the journal");
             assert!(stand.opens(by) && stand.opens(3) && !stand.opens(3 - by));
+        }
+    }
+}
+
+/// A server that ignores ranges gives a stream, and one that states no length ends it when it likes.
+#[test]
+fn a_journal_behind_a_stream_over_http_is_passed_over_and_anything_else_refused() {
+    let file = sealed(100_000);
+    let header = header_len(&file);
+    let stand = Stand::with(&file);
+    stand.rewrap(&[1]).expect("rewrapped");
+    let new = stand.object()[..header].to_vec();
+    let journal = tz_crypto::Journal::between(&file[..header], &new, &Limits::default());
+    let journal = journal.expect("two headers").to_bytes();
+    for is_framed in [true, false] {
+        let load = |tail: &[u8]| {
+            let object = Object { ranges: false, ..Object::new([&*file, tail].concat()) };
+            let server = Server::new(Objects::default().with("/a.tensors", object));
+            if !is_framed {
+                server.fault(|_| true, Fault::Unframed);
+            }
+            let location = Location::parse(&server.url("/a.tensors")).expect("a location");
+            let mut options = OpenOptions::default();
+            options.secrets = vec![Secret::Key(key(1))];
+            let file = TensorFile::open_with(&location, &options).expect("its header");
+            assert_eq!(file.source().len(), None);
+            let loaded = file.load(&Selection::all(), &ReadOptions::default());
+            loaded.map(|_| file.ends_in_journal())
+        };
+        for (tail, is_journal) in [(&journal[..], true), (&journal[..50], true), (&[], false)] {
+            assert_eq!(load(tail).expect("loaded"), is_journal);
+        }
+        for tail in [&b"x"[..], &[&journal[..], &[0]].concat(), &[7; 100_000]] {
+            let error = load(tail).expect_err("refused");
+            assert!(matches!(error, IoError::Crypto { .. }), "{error}");
         }
     }
 }
