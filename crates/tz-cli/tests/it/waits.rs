@@ -22,7 +22,7 @@ use crate::run::{Ran, command, listing, on_path, ran, tz};
 use server::{Act, Server};
 
 /// Longest time from a signal to the end, on a machine that does other things too.
-const BOUND: Duration = Duration::from_secs(10);
+const BOUND: Duration = Duration::from_secs(20);
 
 /// A command that was started.
 struct Wait {

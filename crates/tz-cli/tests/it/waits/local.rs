@@ -109,15 +109,23 @@ static HANG: LazyLock<PathBuf> = LazyLock::new(|| {
     library
 });
 
-/// A command that hangs in this function of the system.
-pub(super) fn hangs(function: &str, arguments: &[&str]) -> Wait {
+/// A command that is going to hang in this function of the system, and the folder in which there is a file once it does.
+pub(super) fn hanging(function: &str, arguments: &[&str]) -> (Wait, TempDir) {
     let [folder, marks] = [(); 2].map(|()| tempfile::tempdir().expect("folder"));
     sparse_checkpoint(&folder.path().join("model.safetensors"), 2, 1000);
     adapter(&folder.path().join("adapter"), 4);
-    let mark = marks.path().join("mark");
     let mut command = with_keys(folder.path(), arguments);
-    command.env("LD_PRELOAD", &*HANG).env("HANGS_IN", function).env("HANGS_MARK", &mark);
-    let mut wait = Wait::start(folder, &mut command);
+    command
+        .env("LD_PRELOAD", &*HANG)
+        .env("HANGS_IN", function)
+        .env("HANGS_MARK", marks.path().join("mark"));
+    (Wait::start(folder, &mut command), marks)
+}
+
+/// A command that hangs.
+fn hangs(function: &str, arguments: &[&str]) -> Wait {
+    let (mut wait, marks) = hanging(function, arguments);
+    let mark = marks.path().join("mark");
     wait.until(|_| mark.exists());
     wait
 }
@@ -161,7 +169,7 @@ fn a_key_derivation_can_be_interrupted() {
     std::fs::write(folder.path().join("small.tensors"), &*SMALL).unwrap();
     std::fs::write(folder.path().join("words"), "correct horse").unwrap();
     let mut command = with_keys(folder.path(), &["encrypt", "small.tensors", "out.tensors"]);
-    command.args(["--passphrase-file", "words", "--memlimit", "256MiB", "--opslimit", "10"]);
+    command.args(["--passphrase-file", "words", "--memlimit", "512MiB", "--opslimit", "10"]);
     command.arg("--quiet");
     let mut wait = Wait::start(folder, &mut command);
     // The derivation fills its memory first, and goes over it nine times more.

@@ -1,22 +1,28 @@
 //! `--stall-timeout`, `--retries` and `--deadline`, and what ends by itself.
 
-use std::net::TcpListener;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 
 use super::server::{Act, Server};
-use super::{SMALL, Wait, with_keys};
+use super::{SMALL, with_keys};
 use crate::run::{Ran, finish};
 
-/// A command and how often the server was asked until it gave up.
-fn asked(act: Act, prepare: impl FnOnce(&Path, &mut Command)) -> (Ran, usize) {
+/// A command that gives up after so many requests.
+#[track_caller]
+fn gives_up(act: Act, requests: usize, prepare: impl FnOnce(&Path, &mut Command)) -> Ran {
     let server = Server::new(SMALL.clone(), move |_, _, _| act);
     let folder = tempfile::tempdir().expect("folder");
     let url = server.url("http", "/model.tensors");
     let mut command = with_keys(folder.path(), &["inspect", &url]);
     prepare(folder.path(), &mut command);
     let ran = finish(&mut command).exits(3);
-    (ran, server.requests().len())
+    // The server may learn of the last one late.
+    server.wait_for(requests, "GET");
+    if act == Act::Never {
+        assert_eq!(server.requests().len(), requests, "{}", ran.stderr);
+    }
+    ran
 }
 
 #[test]
@@ -29,50 +35,53 @@ fn stalls_and_retries_are_settings() {
     let by_environment = |command: &mut Command| {
         command.env("TZ_STALL_TIMEOUT", "300ms").env("TZ_RETRIES", "1");
     };
-    let (ran, requests) = asked(Act::Never, by_file);
+    let ran = gives_up(Act::Never, 3, by_file);
     assert!(ran.stderr.contains("no bytes for 200ms"), "{}", ran.stderr);
-    assert_eq!(requests, 3);
     // The environment wins over the file, an option over both.
-    let (ran, requests) = asked(Act::Never, |folder, command| {
+    let ran = gives_up(Act::Never, 2, |folder, command| {
         by_file(folder, command);
         by_environment(command);
     });
     assert!(ran.stderr.contains("no bytes for 300ms"), "{}", ran.stderr);
-    assert_eq!(requests, 2);
-    let (ran, requests) = asked(Act::Never, |folder, command| {
+    let ran = gives_up(Act::Never, 1, |folder, command| {
         by_file(folder, command);
         by_environment(command);
         command.args(["--stall-timeout", "400ms", "--retries", "0"]);
     });
     assert!(ran.stderr.contains("no bytes for 400ms"), "{}", ran.stderr);
-    assert_eq!(requests, 1);
 }
 
 #[test]
 fn every_way_to_say_nothing_ends_by_the_stall_timeout() {
     for act in [Act::Never, Act::Half, Act::Continue, Act::DripHead] {
-        let (ran, _) = asked(act, |_, command| {
+        let ran = gives_up(act, 1, |_, command| {
             command.args(["--stall-timeout", "300ms", "--retries", "0"]);
         });
         assert!(ran.stderr.contains("no bytes for 300ms"), "{act:?}: {}", ran.stderr);
     }
 }
 
+/// A command that ends by its deadline, wherever it is then.
+#[track_caller]
+fn runs_out_of_time(act: Act, prepare: impl FnOnce(&Path, &mut Command)) -> Ran {
+    gives_up(act, 0, prepare)
+}
+
 #[test]
 fn the_deadline_ends_the_whole_command() {
     let said = "did not end within the deadline of 300ms";
-    for act in [Act::Never, Act::Crawl, Act::Continue, Act::Status(503)] {
-        let (ran, _) = asked(act, |_, command| {
+    for act in [Act::Half, Act::Crawl, Act::Continue, Act::Status(503)] {
+        let ran = runs_out_of_time(act, |_, command| {
             command.args(["--deadline", "300ms"]);
         });
         assert!(ran.stderr.contains(said) && ran.stderr.contains("\ntry: "), "{}", ran.stderr);
     }
-    let (ran, _) = asked(Act::Never, |_, command| {
+    let ran = runs_out_of_time(Act::Half, |_, command| {
         command.env("TZ_DEADLINE", "300ms").arg("--json");
     });
     assert_eq!(ran.json()["error"]["code"], 3);
     assert!(ran.json()["error"]["message"].as_str().unwrap().contains(said), "{}", ran.stdout);
-    let (ran, _) = asked(Act::Never, |folder, command| {
+    let ran = runs_out_of_time(Act::Half, |folder, command| {
         std::fs::write(folder.join("tz.toml"), "deadline = \"300ms\"").unwrap();
         command.args(["--config", "tz.toml"]);
     });
@@ -81,11 +90,11 @@ fn the_deadline_ends_the_whole_command() {
 
 #[test]
 fn the_deadline_leaves_nothing_where_the_work_cannot_stop() {
-    let line = ["serialize", "model.safetensors", "out.tensors", "--deadline", "300ms"];
+    let line = ["serialize", "model.safetensors", "out.tensors", "--deadline", "1s"];
     for function in ["pwrite64", "fsync"] {
-        let wait: Wait = super::local::hangs(function, &line);
+        let (wait, _mark) = super::local::hanging(function, &line);
         let finished = wait.ends(3);
-        assert!(finished.stderr.contains("deadline of 300ms"), "{}", finished.stderr);
+        assert!(finished.stderr.contains("deadline of 1s"), "{}", finished.stderr);
     }
 }
 
@@ -94,8 +103,10 @@ const LONG: [&str; 2] = ["--deadline", "20s"];
 
 #[test]
 fn a_refused_connection_is_given_up_soon() {
-    // A port that was free a moment ago.
-    let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+    // A port that is bound, so that nobody else gets it, and does not listen.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    let port = socket.local_addr().unwrap().port();
     let places = [
         format!("http://127.0.0.1:{port}/model.tensors"),
         format!("https://127.0.0.1:{port}/model.tensors"),
