@@ -336,7 +336,10 @@ impl S3Object {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => io::ErrorKind::PermissionDenied,
             _ => io::ErrorKind::Other,
         };
-        let why = answered(&answer.status.to_string(), &answer.text);
+        let mut why = answered(&answer.status.to_string(), &answer.text);
+        if answer.status.is_success() {
+            why.push_str(", which is not the answer to this request");
+        }
         IoError::io(self.signed.name(), doing)(io::Error::new(kind, why))
     }
 }

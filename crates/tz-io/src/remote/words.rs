@@ -86,7 +86,7 @@ pub(crate) fn checked(body: &[u8], goes_to: Use) -> Result<&[u8], &'static str> 
             Use::Header => is_word(text),
         },
     };
-    let why = "the answer holds words that no header and no address may hold";
+    let why = "the answer holds characters that are not allowed in a header or an address";
     fits.then_some(text.as_bytes()).ok_or(why)
 }
 

@@ -229,8 +229,9 @@ fn a_completion_counts_where_the_document_says_so() {
         let upload = Upload::new();
         upload.server.fault(is_completion, Fault::Status(status, &[], text));
         let error = upload.write(&tensors(&LENS)).expect_err("nothing says that it is done");
-        let IoError::Io { doing, .. } = error else { panic!("{error:?}") };
+        let IoError::Io { doing, source, .. } = error else { panic!("{error:?}") };
         assert_eq!(doing, "complete the upload to", "{status} {text}");
+        assert_eq!(source.to_string().contains("not the answer"), status < 300, "{source}");
         upload.check_undone();
     }
     let upload = Upload::new();
@@ -264,7 +265,10 @@ fn a_start_counts_where_the_document_holds_an_id() {
 fn what_was_put_counts_where_its_tag_is_told() {
     let is_put = |record: &Record| record.method == Method::PUT;
     for lens in [&[1000][..], &LENS] {
-        for fault in [Fault::Status(200, &[], ""), Fault::Status(204, &[], "")] {
+        // Taken, and not told; or not even taken.
+        for fault in
+            [Fault::without("etag"), Fault::Status(200, &[], ""), Fault::Status(204, &[], "")]
+        {
             let upload = Upload::new();
             upload.server.fault(is_put, fault);
             let written = upload.write(&tensors(lens));
@@ -337,6 +341,11 @@ fn only_the_range_that_was_asked_for_counts() {
         let server = Raw::new(format!("{head}\r\n\r\n{text}"));
         check_kept(&server.url("/model.tensors"));
         assert!(server.requests() > 0, "{head}");
+    }
+    for range in ["0-9", "0-98", "1-99"] {
+        let head = format!("content-length: 100\r\ncontent-range: bytes {range}/100");
+        let head = format!("HTTP/1.1 206 Partial Content\r\n{head}\r\nconnection: close");
+        check_kept(&Raw::new(format!("{head}\r\n\r\n{}", text.repeat(10))).url("/model.tensors"));
     }
     let good = "content-length: 10\r\ncontent-range: bytes 0-9/10";
     let server = Raw::new(format!("HTTP/1.1 206 Partial Content\r\n{good}\r\n\r\n{text}"));
