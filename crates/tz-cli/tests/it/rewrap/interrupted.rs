@@ -22,31 +22,33 @@ struct Halfway {
 impl Halfway {
     fn new() -> Self {
         let keys = sealed();
-        let read = || fs::read(keys.path().join(TENSORS)).unwrap();
+        let read = || fs::read(keys.path().join(TENSORS)).expect("a file");
         let table = keys.tz("inspect s.tensors --json").exits(0).json();
         let header =
-            usize::try_from(table["tensors"][0]["header_offset"].as_u64().unwrap()).unwrap();
+            usize::try_from(table["tensors"][0]["header_offset"].as_u64().expect("an offset"))
+                .expect("small");
         let before = read();
         keys.tz("rewrap s.tensors --keyfile key --replace-slot 0 --add-keyfile other").exits(0);
         let (old, new) = (before[..header].to_vec(), read()[..header].to_vec());
-        let journal = Journal::between(&old, &new, &Limits::default()).unwrap().to_bytes();
+        let journal = Journal::between(&old, &new, &Limits::default()).expect("headers").to_bytes();
         Self { rest: before[header..].to_vec(), keys, old, new, journal }
     }
 
     /// The new header up to the first byte that differs, the old one from there on.
     fn torn(&self) -> Vec<u8> {
-        let differ = self.old.iter().zip(&self.new).position(|(old, new)| old != new).unwrap();
+        let differ =
+            self.old.iter().zip(&self.new).position(|(old, new)| old != new).expect("changed");
         [&self.new[..=differ], &self.old[differ + 1..]].concat()
     }
 
     fn put(&self, header: &[u8], tail: &[u8]) -> Vec<u8> {
         let file = [header, &self.rest, tail].concat();
-        fs::write(self.keys.path().join(TENSORS), &file).unwrap();
+        fs::write(self.keys.path().join(TENSORS), &file).expect("written");
         file
     }
 
     fn file(&self) -> Vec<u8> {
-        fs::read(self.keys.path().join(TENSORS)).unwrap()
+        fs::read(self.keys.path().join(TENSORS)).expect("a file")
     }
 }
 

@@ -24,11 +24,11 @@ struct Old {
 impl Old {
     fn new() -> Self {
         let keys = sealed();
-        let read = || fs::read(keys.path().join(TENSORS)).unwrap();
+        let read = || fs::read(keys.path().join(TENSORS)).expect("a file");
         let before = read();
         // Fixed part, then the length of the index in its last eight bytes.
-        let index = u64::from_le_bytes(before[65..73].try_into().unwrap());
-        let header = 73 + usize::try_from(index).unwrap();
+        let index = u64::from_le_bytes(before[65..73].try_into().expect("eight bytes"));
+        let header = 73 + usize::try_from(index).expect("small");
         keys.tz("rewrap s.tensors --keyfile key --replace-slot 0 --add-keyfile other").exits(0);
         let (old, new) = (before[..header].to_vec(), read()[..header].to_vec());
         keys.secret("third", "a third key, also of 32 bytes!!!");
@@ -36,7 +36,7 @@ impl Old {
     }
 
     fn put(&self, header: &[u8]) {
-        fs::write(self.keys.path().join(TENSORS), [header, &self.rest].concat()).unwrap();
+        fs::write(self.keys.path().join(TENSORS), [header, &self.rest].concat()).expect("written");
     }
 
     fn backup(&self) -> PathBuf {
@@ -44,15 +44,15 @@ impl Old {
     }
 
     fn is_whole(&self) -> bool {
-        fs::read(self.keys.path().join(TENSORS)).unwrap()[self.old.len()..] == self.rest[..]
+        fs::read(self.keys.path().join(TENSORS)).expect("a file")[self.old.len()..] == self.rest[..]
     }
 }
 
 /// Its bytes and its time, and what else is in the folder.
 fn state(keys: &Keys) -> (Vec<u8>, std::time::SystemTime, Vec<String>) {
     let path = keys.path().join(TENSORS);
-    let time = fs::metadata(&path).unwrap().modified().unwrap();
-    (fs::read(path).unwrap(), time, listing(keys.path()))
+    let time = fs::metadata(&path).expect("a file").modified().expect("a time");
+    (fs::read(path).expect("a file"), time, listing(keys.path()))
 }
 
 /// `faults/inputs/frontbak`: garbage of another user's, then the real header, which anyone can read.
