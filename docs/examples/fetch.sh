@@ -6,9 +6,19 @@
 set -eu
 uri=${1%/} folder=$2
 
+# The first process of a container passes no signal on by itself: tell tz-cli, and wait until it has cleaned up.
+work=
+trap '[ -z "$work" ] || kill -TERM "$work" || :; wait; exit 143' TERM INT
+tz() {
+    tz-cli "$@" &
+    work=$!
+    wait "$work"
+}
+
 mkdir -p "$folder"
-tz-cli copy "$uri/manifest.toml" "$folder/manifest.toml"
-sed -n '/^\[\[files]]$/{n;s/^path = "\(.*\)"$/\1/p;}' "$folder/manifest.toml" | while IFS= read -r file; do
+tz copy "$uri/manifest.toml" "$folder/manifest.toml"
+files=$(sed -n '/^\[\[files]]$/{n;s/^path = "\(.*\)"$/\1/p;}' "$folder/manifest.toml")
+while IFS= read -r file; do
     # The manifest comes from the store: it must not lead out of the folder.
     case "/$file/" in //* | */../*)
         echo "refused: $file" >&2
@@ -16,6 +26,8 @@ sed -n '/^\[\[files]]$/{n;s/^path = "\(.*\)"$/\1/p;}' "$folder/manifest.toml" | 
         ;;
     esac
     mkdir -p "$(dirname "$folder/$file")"
-    tz-cli copy "$uri/$file" "$folder/$file"
-done
-tz-cli verify "$folder"
+    tz copy "$uri/$file" "$folder/$file"
+done <<END
+$files
+END
+tz verify "$folder"

@@ -9,6 +9,15 @@
 set -eu
 model=$1 name=$2 directory=$3 suffix=$4
 
-tz-cli vllm serialize --model "$model" --served-model-name "$name" \
+# The first process of a container passes no signal on by itself: tell tz-cli, and wait until it has cleaned up.
+work=
+trap '[ -z "$work" ] || kill -TERM "$work" || :; wait; exit 143' TERM INT
+tz() {
+    tz-cli "$@" &
+    work=$!
+    wait "$work"
+}
+
+tz vllm serialize --model "$model" --served-model-name "$name" \
     --serialized-directory "$directory" --suffix "$suffix" ${TZ_KEYFILE:+--reuse-key}
-tz-cli verify "$directory/vllm/$name/$suffix/"
+tz verify "$directory/vllm/$name/$suffix/"

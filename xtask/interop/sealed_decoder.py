@@ -8,6 +8,7 @@ import hashlib
 import json
 import struct
 import sys
+from os.path import commonprefix
 from pathlib import Path
 
 from blake3 import blake3
@@ -46,7 +47,7 @@ def read_entry(r, versioned):
 
 
 def read_front(data):
-    """Index entries, key slots, where the metadata MAC stands, length of the front."""
+    """Index entries, key slots, where the metadata MAC stands, length of the header, bytes that a rewrap changes."""
     r = Reader(data)
     check(r.take(5) == b"|TZR|" and r.int(4) in (4, 5), "malformed: magic or version")
     flags, _ = r.int(32), r.take(16)
@@ -61,7 +62,18 @@ def read_front(data):
         kind, length = r.int(2), r.int(4)
         places[kind], records[kind] = r.at, r.take(length)
     check(records.keys() >= {4, 5}, "malformed: no key slots or metadata MAC")
-    return entries, records[4], places[5], front_len
+    slots_at, mac_at = places[4], places[5]
+    changed = max(slots_at + len(records[4]), mac_at + 32) - min(slots_at + 32, mac_at)
+    return entries, records[4], mac_at, front_len, changed
+
+
+def check_end(data, length, changed):
+    """Nothing follows the terminator but the journal of a rewrap, whole or cut short."""
+    tail, magic = data[length:], b"tz-jnl\0\1"
+    part = len(commonprefix([tail, magic]))
+    is_journal = part == len(magic) or not any(tail[part:])
+    fits = len(data) >= length and len(tail) <= 64 + 2 * changed
+    check(fits and is_journal, "wrong file length")
 
 
 def find_file_key(record, key, passphrase):
@@ -112,12 +124,12 @@ def open_tensor(data, key, description, wide, header_at, data_at, data_len):
 
 
 def open_file(data, key, passphrase):
-    entries, record, mac_at, front_len = read_front(data)
+    entries, record, mac_at, front_len, changed = read_front(data)
     key, salt = find_file_key(record, key, passphrase)
     front = data[:mac_at] + bytes(32) + data[mac_at + 32 : front_len]
     mac = blake3(front, key=derive("tz 2026-11 metadata key v1", key, salt)).digest()
     check(mac == data[mac_at : mac_at + 32], "front altered")
-    check(len(data) == entries[-1][3] + entries[-1][4] + 8, "wrong file length")
+    check_end(data, entries[-1][3] + entries[-1][4] + 8, changed)
     for index, (description, *places) in enumerate(entries):
         tensor = derive("tz 2026-11 tensor key v1", key, salt, struct.pack("<Q", index))
         plain = open_tensor(data, tensor, description, *places)

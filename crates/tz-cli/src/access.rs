@@ -6,11 +6,13 @@
 mod secrets;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, ValueEnum};
-use tz_io::{Addressing, IoError, OpenOptions, PlainFiles, RemoteOptions};
+use tz_io::{Addressing, Cancel, IoError, OpenOptions, PlainFiles, RemoteOptions};
 
+use crate::args::duration;
 use crate::config::Config;
 use crate::error::Failure;
 use secrets::{PASSPHRASE_VARIABLE, SecretFiles};
@@ -106,6 +108,29 @@ pub(crate) struct AccessArgs {
         hide_short_help = true
     )]
     ca_bundle: Option<PathBuf>,
+    /// Time without progress before a request is broken off and sent again, for example 10s [default: 30s]
+    #[arg(
+        long,
+        global = true,
+        value_name = "TIME",
+        value_parser = duration,
+        env = "TZ_STALL_TIMEOUT",
+        hide_env_values = true,
+        help_heading = "Servers",
+        hide_short_help = true
+    )]
+    stall_timeout: Option<Duration>,
+    /// Times that a failed request is sent again; progress restores them [default: 8]
+    #[arg(
+        long,
+        global = true,
+        value_name = "N",
+        env = "TZ_RETRIES",
+        hide_env_values = true,
+        help_heading = "Servers",
+        hide_short_help = true
+    )]
+    retries: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -129,11 +154,17 @@ pub(crate) struct Access {
     args: AccessArgs,
     quiet: bool,
     read: SecretFiles,
+    cancel: Cancel,
 }
 
 impl Access {
     /// The file is weaker than options and environment. Fails if a secret is set but empty.
-    pub(crate) fn new(args: &AccessArgs, config: &Config, quiet: bool) -> Result<Self, Failure> {
+    pub(crate) fn new(
+        args: &AccessArgs,
+        config: &Config,
+        quiet: bool,
+        cancel: Cancel,
+    ) -> Result<Self, Failure> {
         let mut args = args.clone();
         let Config {
             keyfile,
@@ -142,6 +173,8 @@ impl Access {
             s3_region,
             s3_config_path,
             ca_bundle,
+            stall_timeout,
+            retries,
             ..
         } = config.clone();
         let typed = args.keyfile.is_some() || args.passphrase_file.is_some();
@@ -152,7 +185,9 @@ impl Access {
         args.s3_region = args.s3_region.or(s3_region);
         args.s3_config_path = args.s3_config_path.or(s3_config_path);
         args.ca_bundle = args.ca_bundle.or(ca_bundle);
-        let access = Self { args, quiet, read: SecretFiles::default() };
+        args.stall_timeout = args.stall_timeout.or(stall_timeout);
+        args.retries = args.retries.or(retries);
+        let access = Self { args, quiet, read: SecretFiles::default(), cancel };
         access.refuse_empty()?;
         Ok(access)
     }
@@ -162,6 +197,9 @@ impl Access {
         let mut remote = RemoteOptions::default();
         let args = &self.args;
         remote.ca_bundle.clone_from(&args.ca_bundle);
+        remote.stall_timeout = args.stall_timeout.unwrap_or(remote.stall_timeout);
+        remote.retries = args.retries.unwrap_or(remote.retries);
+        remote.cancel = self.cancel.clone();
         remote.s3.endpoint.clone_from(&args.s3_endpoint);
         remote.s3.region.clone_from(&args.s3_region);
         remote.s3.access_key_id.clone_from(&args.s3_access_key_id);
@@ -182,6 +220,12 @@ impl Access {
             remote.s3.secret_access_key = Some(secret.trim().to_owned());
         }
         Ok(remote)
+    }
+
+    /// The settings of waits that go for every server.
+    #[cfg(feature = "hub")]
+    pub(crate) fn waits(&self) -> (Option<Duration>, Option<u32>) {
+        (self.args.stall_timeout, self.args.retries)
     }
 
     /// How to open a file to read all of it. Keys that were given are for this file, so it must be encrypted.

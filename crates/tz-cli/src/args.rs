@@ -2,6 +2,7 @@
 //! stand in its file.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser};
 use tz_format::Element;
@@ -43,6 +44,9 @@ given with --config, which wins over the default. In the file, options stand by 
   limit-cpu-concurrency = 2
   keyfile = \"model.key\"
   s3-endpoint = \"https://storage.example\"
+  stall-timeout = \"30s\"
+  retries = 8
+  deadline = \"10m\"
   json = false
   quiet = false";
 
@@ -95,6 +99,19 @@ pub(crate) struct OutputArgs {
         help_heading = "Output"
     )]
     pub(crate) config: Option<PathBuf>,
+    /// Most time for the whole command, for example 90s or 10m; then it ends with code 3 and leaves nothing half-written
+    /// [default: none]
+    #[arg(
+        long,
+        global = true,
+        value_name = "TIME",
+        value_parser = duration,
+        env = "TZ_DEADLINE",
+        hide_env_values = true,
+        help_heading = "Effort",
+        hide_short_help = true
+    )]
+    pub(crate) deadline: Option<Duration>,
 }
 
 /// How much of the machine to use.
@@ -199,6 +216,31 @@ pub(crate) fn float(name: &str) -> Result<Element, String> {
     found.ok_or_else(|| "one of float16, bfloat16, float32, float64 is needed".to_owned())
 }
 
+/// A time: `30s`, `500ms`, `2m`, `1h`; a bare number is seconds.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is not a time; write 30s, 500ms, 10m or 1h");
+    let trimmed = text.trim();
+    let end = trimmed.find(|c: char| !c.is_ascii_digit()).unwrap_or(trimmed.len());
+    let (number, unit) = trimmed.split_at(end);
+    let millis = match unit.trim() {
+        "ms" => 1,
+        "" | "s" => 1_000,
+        "m" | "min" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    match number.checked_mul(millis) {
+        Some(0) => Err("a time of at least 1ms is needed".to_owned()),
+        // Beyond what clocks can add.
+        Some(millis) if millis <= MAX_MILLIS => Ok(Duration::from_millis(millis)),
+        _ => Err(format!("{text} is too long")),
+    }
+}
+
+/// Longest time that can be asked for: a hundred years.
+const MAX_MILLIS: u64 = 100 * 366 * 24 * 3_600_000;
+
 const UNITS: &[(&str, u64)] = &[
     ("", 1),
     ("b", 1),
@@ -265,6 +307,18 @@ mod tests {
         }
         for text in ["", "MiB", "-1", "1.2.3", "1.", ".5", "5 parsecs", "99999999999GiB", "1e9"] {
             assert!(size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn times() {
+        for (text, millis) in
+            [("30", 30_000), ("30s", 30_000), ("500 ms", 500), ("2m", 120_000), ("1h", 3_600_000)]
+        {
+            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "s", "-1", "1.5s", "3 weeks", "0", "0ms", "99999999999h"] {
+            assert!(duration(text).is_err(), "{text}");
         }
     }
 

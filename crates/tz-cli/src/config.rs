@@ -2,6 +2,7 @@
 //! environment.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
@@ -28,6 +29,11 @@ pub(crate) struct Config {
     pub(crate) s3_region: Option<String>,
     pub(crate) s3_config_path: Option<PathBuf>,
     pub(crate) ca_bundle: Option<PathBuf>,
+    #[serde(default, deserialize_with = "duration")]
+    pub(crate) stall_timeout: Option<Duration>,
+    pub(crate) retries: Option<u32>,
+    #[serde(default, deserialize_with = "duration")]
+    pub(crate) deadline: Option<Duration>,
     #[serde(default)]
     pub(crate) json: bool,
     #[serde(default)]
@@ -82,6 +88,21 @@ fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Er
     }
 }
 
+/// A time as text with a unit, or as a number of seconds.
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Time {
+        Seconds(u64),
+        Text(String),
+    }
+    let text = match Time::deserialize(deserializer)? {
+        Time::Seconds(seconds) => seconds.to_string(),
+        Time::Text(text) => text,
+    };
+    args::duration(&text).map(Some).map_err(D::Error::custom)
+}
+
 fn float<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<tz_format::Element>, D::Error> {
@@ -99,7 +120,8 @@ mod tests {
             "num-readers = 2\nmemory-limit = \"64MiB\"\nverify = false\nfilter = [\"*.bias\"]\n\
              dtype = \"float32\"\nlimit-cpu-concurrency = 1\njson = true\nquiet = true\n\
              keyfile = \"k\"\npassphrase-file = \"p\"\ns3-endpoint = \"e\"\ns3-region = \"r\"\n\
-             s3-config-path = \"c\"\nca-bundle = \"b\"\n",
+             s3-config-path = \"c\"\nca-bundle = \"b\"\nstall-timeout = \"5s\"\nretries = 0\n\
+             deadline = 60\n",
         );
         let expected = Config {
             num_readers: Some(2),
@@ -114,6 +136,9 @@ mod tests {
             s3_region: Some("r".to_owned()),
             s3_config_path: Some("c".into()),
             ca_bundle: Some("b".into()),
+            stall_timeout: Some(Duration::from_secs(5)),
+            retries: Some(0),
+            deadline: Some(Duration::from_secs(60)),
             json: true,
             quiet: true,
         };
@@ -133,6 +158,7 @@ mod tests {
         refused("quiet = true\nnum_readers = 2", "line 2: unknown field `num_readers`");
         refused("num-readers = \"two\"", "line 1: invalid type");
         refused("\n\nmemory-limit = \"5 parsecs\"", "unit");
+        refused("deadline = \"3 weeks\"", "not a time");
         refused("dtype = \"int8\"", "float32");
         refused("num-readers = 0", "at least 1");
         refused("keyfile = \"\"", "keyfile is set but empty");

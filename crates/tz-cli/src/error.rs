@@ -3,6 +3,7 @@
 mod gpu;
 
 use std::io::{self, ErrorKind};
+use std::time::Duration;
 
 use tz_crypto::{CryptoError, ErrorClass};
 use tz_format::FormatError;
@@ -70,6 +71,12 @@ impl Failure {
         Self::new(Exit::Interrupted, "cancelled", "the work was cancelled", "run it again")
     }
 
+    /// The whole command took too long.
+    pub(crate) fn deadline(deadline: Duration) -> Self {
+        let message = format!("the command did not end within the deadline of {deadline:?}");
+        Self::new(Exit::Io, "deadline", message, "raise --deadline, or leave it out")
+    }
+
     #[must_use]
     pub(crate) fn at(mut self, location: impl Into<String>) -> Self {
         self.location = Some(location.into());
@@ -117,6 +124,7 @@ fn io_hint(error: &io::Error) -> &'static str {
         ErrorKind::AlreadyExists => EXISTS_HINT,
         ErrorKind::IsADirectory => "give the path of a file",
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space, or write elsewhere",
+        ErrorKind::WouldBlock => "run it again when the other process has ended",
         ErrorKind::OutOfMemory => "--memory-limit SIZE works in less memory",
         ErrorKind::UnexpectedEof => "the data was cut short: fetch or write it again",
         _ => "try again; if it stays, the device or file system has the fault",
@@ -149,6 +157,13 @@ fn crypto_exit(error: &CryptoError) -> (Exit, &'static str) {
             Exit::Key,
             "leave out the key (and unset TZ_KEYFILE, TZ_PASSPHRASE_FILE and TZ_PASSPHRASE), if a plain file is what you expect",
         ),
+        (_, CryptoError::Interrupted(_)) => (
+            Exit::Key,
+            "check the key; `tz-cli rewrap` with a key and a change recovers the header",
+        ),
+        (_, CryptoError::NotSealed { .. }) => {
+            (Exit::Usage, "`tz-cli decrypt` and `tz-cli encrypt` give such a file another key")
+        }
         (ErrorClass::Key, _) => (Exit::Key, KEY_HINT),
         (ErrorClass::Malformed, _) => (Exit::Malformed, DAMAGED),
         (ErrorClass::System, _) => (Exit::Io, "free some memory, and try again"),

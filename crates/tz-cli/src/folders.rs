@@ -4,31 +4,45 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use tz_io::missing_folders;
+use tz_io::{Leftover, missing_folders};
 
 use crate::error::Failure;
 
 /// Folders that the work will make; unless [`Self::keep`] is called, they are removed again.
 #[derive(Debug)]
-pub(crate) struct NewFolders(Vec<PathBuf>);
+pub(crate) struct NewFolders {
+    folders: Vec<PathBuf>,
+    leftover: Option<Leftover>,
+}
 
 impl NewFolders {
     /// `path` and those of its parents that do not exist.
     pub(crate) fn towards(path: &Path) -> Self {
-        Self(missing_folders(path).map(Path::to_path_buf).collect())
+        let folders: Vec<PathBuf> = missing_folders(path).map(Path::to_path_buf).collect();
+        let made = folders.clone();
+        let leftover = Leftover::new(move || {
+            remove(&made);
+            None
+        });
+        Self { folders, leftover: Some(leftover) }
     }
 
     pub(crate) fn keep(mut self) {
-        self.0.clear();
+        self.leftover = None;
+        self.folders.clear();
+    }
+}
+
+fn remove(folders: &[PathBuf]) {
+    for folder in folders {
+        // Not empty means that someone else uses it by now.
+        let _ = std::fs::remove_dir(folder);
     }
 }
 
 impl Drop for NewFolders {
     fn drop(&mut self) {
-        for folder in &self.0 {
-            // Not empty means that someone else uses it by now.
-            let _ = std::fs::remove_dir(folder);
-        }
+        remove(&self.folders);
     }
 }
 

@@ -1,6 +1,8 @@
 //! What was meant: options, environment, settings file and defaults resolved into one value. Owns [`Session`], which
 //! every command has, and [`Job`], which those have that read tensors.
 
+use std::time::Duration;
+
 use tracing::Metadata;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::fmt::writer::MakeWriterExt as _;
@@ -52,6 +54,8 @@ pub(crate) struct Session {
     pub(crate) cancel: Cancel,
     pub(crate) progress: Progress,
     pub(crate) access: Access,
+    /// Most time for the whole command.
+    pub(crate) deadline: Option<Duration>,
     config: Config,
 }
 
@@ -69,8 +73,9 @@ impl Session {
             ..typed
         };
         speech.listen();
-        let access = Access::new(access, &config, speech.quiet)?;
-        Ok(Self { speech, cancel, progress: Progress::default(), access, config })
+        let access = Access::new(access, &config, speech.quiet, cancel.clone())?;
+        let deadline = args.deadline.or(config.deadline);
+        Ok(Self { speech, cancel, progress: Progress::default(), access, deadline, config })
     }
 
     /// A bar on standard error while it lives, where a person is looking.

@@ -22,6 +22,7 @@ mod source;
 mod stdin;
 
 use std::process::ExitCode;
+use std::time::Instant;
 
 use clap::Parser as _;
 
@@ -37,11 +38,15 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return output::usage(&error).into(),
     };
+    let start = Instant::now();
     let signals = Signals::install();
     let session = Session::new(&cli.output, &cli.access, signals.cancel());
     let speech =
         session.as_ref().map_or_else(|_| Speech::typed(&cli.output), |session| session.speech);
     let output = Output::new(speech);
+    if let Ok(Session { deadline: Some(deadline), .. }) = &session {
+        signals.end_after(*deadline, start, output);
+    }
     let result =
         session.and_then(|session| commands::run(cli.command, &session)).and_then(|report| {
             output.report(&report).map_err(Failure::stdout)?;
@@ -49,11 +54,7 @@ fn main() -> ExitCode {
         });
     let exit = match result {
         Ok(exit) => exit,
-        // Whatever the work stumbled over once it was told to stop is not the news.
-        Err(failure) => match signals.received() {
-            Some(exit) => exit,
-            None => output.failure(&failure),
-        },
+        Err(failure) => signals.exit().unwrap_or_else(|| output.failure(&failure)),
     };
     exit.into()
 }

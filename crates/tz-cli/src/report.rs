@@ -2,6 +2,7 @@
 
 mod gpu;
 mod lora;
+mod slots;
 mod vllm;
 
 use std::collections::BTreeMap;
@@ -9,14 +10,14 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
-use tz_crypto::{CryptoError, key_slots};
-use tz_format::{Front, KeyDerivation, PathKey, TensorKind, TensorPath};
+use tz_format::{PathKey, TensorKind, TensorPath};
 use tz_io::{Corruption, ReadStats, WriteStats};
 
 use crate::exit::Exit;
 
 pub(crate) use gpu::{DeviceBenchmark, DeviceFacts, DeviceRound, DeviceStalls, device_phases};
 pub(crate) use lora::{Adapted, AdapterFacts, AdapterRow, AdapterWritten, Refused, WrittenFile};
+pub(crate) use slots::{KdfFacts, Rewrapped, Slot};
 pub(crate) use vllm::{
     DirectoryVerification, ModelLoaded, ModelPublished, RankLoaded, RankWritten,
 };
@@ -66,58 +67,6 @@ pub(crate) struct Copied {
     pub(crate) tensors_checked: usize,
     pub(crate) seconds: f64,
     pub(crate) bytes_per_second: f64,
-}
-
-/// `rewrap`: who can open the file now.
-#[derive(Debug, Serialize)]
-pub(crate) struct Rewrapped {
-    pub(crate) location: String,
-    pub(crate) changed: bool,
-    /// Whether an interrupted change was undone first.
-    pub(crate) recovered: bool,
-    pub(crate) slots: Vec<Slot>,
-}
-
-/// One key slot of a sealed file.
-#[derive(Debug, Serialize)]
-pub(crate) struct Slot {
-    pub(crate) number: usize,
-    pub(crate) kind: &'static str,
-    /// The same key has the same id in every file.
-    pub(crate) key_id: Option<String>,
-    /// What a guess at the passphrase costs; `null` for a raw key.
-    pub(crate) key_derivation: Option<KdfFacts>,
-}
-
-impl Slot {
-    /// The slots of a sealed file, as they stand in its front: nobody has vouched for them.
-    pub(crate) fn list(front: &Front) -> Result<Vec<Self>, CryptoError> {
-        let slots = key_slots(front)?.into_iter().enumerate().map(|(number, slot)| Self {
-            number,
-            kind: match slot.kind {
-                1 => "key",
-                2 => "passphrase",
-                _ => "unknown",
-            },
-            key_id: slot.key_id.map(|id| id.iter().map(|byte| format!("{byte:02x}")).collect()),
-            key_derivation: slot.key_derivation.as_ref().map(KdfFacts::from),
-        });
-        Ok(slots.collect())
-    }
-}
-
-/// How a passphrase becomes a key.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct KdfFacts {
-    pub(crate) algorithm: &'static str,
-    pub(crate) passes: u64,
-    pub(crate) memory_bytes: u64,
-}
-
-impl From<&KeyDerivation> for KdfFacts {
-    fn from(kdf: &KeyDerivation) -> Self {
-        Self { algorithm: "argon2id", passes: kdf.opslimit, memory_bytes: kdf.memlimit }
-    }
 }
 
 /// How a file is encrypted, as far as it says so without a key. Nothing here is authenticated.
@@ -237,6 +186,8 @@ pub(crate) struct Verification {
     pub(crate) bytes: u64,
     /// Tensors that no stored hash covers: only their structure was checked. `null` where that is not known.
     pub(crate) unhashed: Option<usize>,
+    /// Whether the journal of an interrupted `rewrap` follows a sealed file.
+    pub(crate) ends_in_journal: bool,
     pub(crate) seconds: f64,
     pub(crate) failures: Vec<FailedTensor>,
 }

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
 use serde_json::{Map, Value};
 use tz_crypto::CryptoError;
 use tz_format::{Dtype, TensorKind, TensorPath};
@@ -86,7 +87,7 @@ impl Source {
             return Self::checkpoint(path, text, options);
         }
         if !metadata.is_file() {
-            let file = File::open(path).map_err(|error| Failure::io(text, "open", &error))?;
+            let file = open_stream(path).map_err(|error| Failure::io(text, "open", &error))?;
             return Self::stream_of(&file, text, session, options);
         }
         match Kind::of(path).map_err(|error| Failure::io(text, "read", &error))? {
@@ -289,6 +290,12 @@ impl Source {
     }
 }
 
+/// Opens a pipe or device without waiting for a writer: the reads wait, and can be interrupted.
+fn open_stream(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    Ok(File::from(rustix::fs::open(path, flags, Mode::empty())?))
+}
+
 /// The snapshot of `organisation/name`, or of `organisation/name@revision`.
 #[cfg(feature = "hub")]
 fn hub(id: &str, session: &Session) -> Result<PathBuf, Failure> {
@@ -298,6 +305,7 @@ fn hub(id: &str, session: &Session) -> Result<PathBuf, Failure> {
     let mut options = HubOptions::from_env()?;
     options.revision = revision.map(ToOwned::to_owned);
     options.cancel = session.cancel.clone();
+    (options.stall_timeout, options.retries) = session.access.waits();
     Ok(resolve_id(id, &options)?.dir)
 }
 

@@ -29,18 +29,21 @@ impl<F: AsFd> Stdin<F> {
 
 impl<F: AsFd + Read> Read for Stdin<F> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        loop {
+        let read = loop {
             if self.cancel.is_cancelled() {
                 return Err(io::Error::other("cancelled"));
             }
             let mut fds = [PollFd::new(&self.file, PollFlags::IN)];
             match poll(&mut fds, Some(&WAIT)) {
                 Ok(0) | Err(rustix::io::Errno::INTR) => {}
-                Ok(_) => break,
+                Ok(_) => match self.file.read(buf) {
+                    // Another reader was quicker.
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    read => break read?,
+                },
                 Err(errno) => return Err(errno.into()),
             }
-        }
-        let read = self.file.read(buf)?;
+        };
         if read == 0 && !buf.is_empty() {
             // Nobody reads beyond what the front of the file announces, so this end is always early.
             let why = format!("the stream ends early, at offset {}", self.position);

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use thiserror::Error;
-use tz_format::FormatError;
+use tz_format::{FormatError, Front};
 
 /// Why something was not encrypted or decrypted. No variant holds a secret or a plaintext byte.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -32,6 +32,16 @@ pub enum CryptoError {
         expected: u64,
         /// Length of the file.
         found: u64,
+    },
+    /// The file does not open, and the journal of an interrupted rewrap follows it. [`crate::rewrap()`] with a secret
+    /// comes after [`crate::Journal::outcome`], which recovers the header.
+    #[error("{0}; the journal of an interrupted `rewrap` follows the file")]
+    Interrupted(Box<Self>),
+    /// Only a sealed file has key slots to change.
+    #[error("only sealed files have key slots, this one is {profile}")]
+    NotSealed {
+        /// What the file is instead.
+        profile: &'static str,
     },
     /// A secret was given for a file that is not encrypted: its content is not what the caller trusts it to be.
     #[error("a key was given, but the file is not encrypted")]
@@ -113,6 +123,7 @@ impl CryptoError {
             | Self::WrongKey
             | Self::FrontAltered
             | Self::FileLength { .. }
+            | Self::Interrupted(_)
             | Self::NotEncrypted
             | Self::KeyLength { .. } => ErrorClass::Key,
             Self::KdfTooCostly { .. } | Self::Malformed { .. } | Self::Format(_) => {
@@ -120,10 +131,29 @@ impl CryptoError {
             }
             Self::OutOfMemory { .. } | Self::Random | Self::Library => ErrorClass::System,
             Self::EmptyPassphrase
+            | Self::NotSealed { .. }
             | Self::NeedsRoom { .. }
             | Self::LastSlot
             | Self::NoSuchSlot { .. }
             | Self::Misuse(_) => ErrorClass::Usage,
+        }
+    }
+
+    /// The same error of a file behind which a journal was found, where the header is at fault.
+    #[must_use]
+    pub fn interrupted(self) -> Self {
+        match self.class() {
+            ErrorClass::Key | ErrorClass::Malformed => Self::Interrupted(Box::new(self)),
+            ErrorClass::System | ErrorClass::Usage => self,
+        }
+    }
+
+    /// The refusal to change key slots of a file that has none.
+    #[must_use]
+    pub fn not_sealed(front: &Front) -> Self {
+        let encrypted = front.header.flags.encrypted;
+        Self::NotSealed {
+            profile: if encrypted { "of the compat profile" } else { "not encrypted" },
         }
     }
 

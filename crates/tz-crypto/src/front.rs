@@ -29,8 +29,7 @@ impl SealedFront {
         limits: &KdfLimits,
     ) -> Result<Self, CryptoError> {
         let bytes = whole(front, bytes)?;
-        let (Some(body), Some(mac), Some(mac_at)) =
-            (&front.extension.key_slots, front.extension.metadata_mac, front.metadata_mac_at())
+        let (Some(body), Some(mac_at)) = (&front.extension.key_slots, front.metadata_mac_at())
         else {
             return Err(CryptoError::malformed(
                 "extension block",
@@ -39,7 +38,7 @@ impl SealedFront {
         };
         let record = SlotRecord::read(body)?;
         let (slot, file_key) = record.find(secrets, limits)?;
-        if compute(&file_key, bytes, mac_at)? != blake3::Hash::from_bytes(mac) {
+        if !is_authentic(&file_key, bytes, mac_at)? {
             return Err(CryptoError::FrontAltered);
         }
         Ok(Self { record, file_key, slot })
@@ -52,6 +51,18 @@ pub(crate) fn whole<'a>(front: &Front, bytes: &'a [u8]) -> Result<&'a [u8], Cryp
         .ok()
         .and_then(|len| bytes.get(..len))
         .ok_or(CryptoError::Misuse("not the bytes of the whole front"))
+}
+
+/// Whether the metadata MAC in `front`, at `mac_at`, is the one that the file key gives. Takes the same time for any
+/// answer.
+pub(crate) fn is_authentic(
+    file_key: &FileKey,
+    front: &[u8],
+    mac_at: Range<u64>,
+) -> Result<bool, CryptoError> {
+    let computed = compute(file_key, front, mac_at.clone())?;
+    let stored = range(mac_at).and_then(|at| front.get(at)).and_then(|mac| mac.try_into().ok());
+    Ok(stored.is_some_and(|mac| computed == blake3::Hash::from_bytes(mac)))
 }
 
 /// Writes the metadata MAC of `front` to `mac_at`.
@@ -84,6 +95,6 @@ fn compute(
         .ok_or(CryptoError::Misuse("the MAC lies outside the front"))
 }
 
-fn range(range: Range<u64>) -> Option<Range<usize>> {
+pub(crate) fn range(range: Range<u64>) -> Option<Range<usize>> {
     Some(usize::try_from(range.start).ok()?..usize::try_from(range.end).ok()?)
 }

@@ -24,6 +24,8 @@ pub const SLOT_LABEL: &[u8] = b"tz 2026-11 key slot v1";
 pub const SLOT_KEY: u16 = 1;
 /// Slot kind: the key-encryption key is Argon2id of a passphrase.
 pub const SLOT_PASSPHRASE: u16 = 2;
+/// First bytes of the journal of a rewrap, which follows the terminator while the header is written.
+pub const JOURNAL_MAGIC: &[u8; 8] = b"tz-jnl\0\x01";
 /// Most chunks of one tensor, so that its key stays within what AES-GCM allows.
 pub const SEALED_CHUNKS_MAX: u64 = 1 << 32;
 
@@ -40,6 +42,7 @@ mod tests {
         assert_eq!(KEY_ID_LABEL, b"tz 2026-11 key id v1");
         assert_eq!(SLOT_LABEL, b"tz 2026-11 key slot v1");
         assert_eq!((SLOT_KEY, SLOT_PASSPHRASE), (1, 2));
+        assert_eq!(JOURNAL_MAGIC, b"tz-jnl\x00\x01");
         assert_eq!(SEALED_CHUNKS_MAX, 4_294_967_296);
     }
 }

@@ -57,6 +57,7 @@ mod chunks;
 mod entropy;
 mod error;
 mod front;
+mod journal;
 mod kdf;
 mod key;
 mod open;
@@ -77,10 +78,11 @@ pub mod testing;
 mod readme {}
 
 pub use error::{CryptoError, ErrorClass, Needs};
+pub use journal::{Journal, JournalPlace, Outcome, Tail};
 pub use kdf::{KdfCost, KdfLimits, KdfPreset};
 pub use key::{Key, Passphrase, SealSecret, Secret};
 pub use open::{FileOpener, TensorOpener};
-pub use rewrap::{SlotChange, rewrap};
+pub use rewrap::{HeaderChange, SlotChange, rewrap};
 pub use schedule::KeyId;
 pub use seal::{
     DEFAULT_COMPAT_CHUNK_SIZE, DEFAULT_SEALED_CHUNK_SIZE, DEFAULT_SLOT_ROOM, FileSealer,

@@ -4,7 +4,6 @@
 use std::ops::Range;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use tz_format::frozen::TERMINATOR_LEN;
 use tz_format::{Cipher, CryptInfo, Front, KeyDerivation, Profile, Tag, TensorEntry, TensorHeader};
 
 use crate::aead::{Aead, Aes256Gcm, GcmNonce};
@@ -24,7 +23,7 @@ pub struct FileOpener(Opener);
 #[derive(Debug)]
 enum Opener {
     Compat(CompatOpener),
-    Sealed { file_key: FileKey, slot: usize, file_len: u64 },
+    Sealed { file_key: FileKey, slot: usize },
 }
 
 /// Secrets of a compat file, and the keys that passphrases became so far.
@@ -63,11 +62,8 @@ impl FileOpener {
         }
         if front.header.flags.profile() == Profile::Sealed {
             let sealed = SealedFront::open(front, front_bytes, secrets, limits)?;
-            return Ok(Self(Opener::Sealed {
-                file_key: sealed.file_key,
-                slot: sealed.slot,
-                file_len: front.data_end().saturating_add(TERMINATOR_LEN),
-            }));
+            let SealedFront { file_key, slot, .. } = sealed;
+            return Ok(Self(Opener::Sealed { file_key, slot }));
         }
         front::whole(front, front_bytes)?;
         if secrets.is_empty() {
@@ -100,20 +96,6 @@ impl FileOpener {
         match self.0 {
             Opener::Compat(_) => None,
             Opener::Sealed { slot, .. } => Some(slot),
-        }
-    }
-
-    /// Refuses a sealed file whose length is not the one that was sealed, for callers that know it. The front of
-    /// a compat file is not authentic, so there is nothing to hold its length against.
-    ///
-    /// # Errors
-    /// [`CryptoError::FileLength`].
-    pub fn check_file_len(&self, found: u64) -> Result<(), CryptoError> {
-        match self.0 {
-            Opener::Sealed { file_len, .. } if file_len != found => {
-                Err(CryptoError::FileLength { expected: file_len, found })
-            }
-            _ => Ok(()),
         }
     }
 

@@ -9,7 +9,9 @@ use tz_format::{
 };
 
 use crate::entropy::Seeded;
-use crate::{CryptoError, FileOpener, FileSealer, KdfLimits, SealSecret, Secret};
+use crate::{
+    CryptoError, FileOpener, FileSealer, JournalPlace, KdfLimits, SealSecret, Secret, Tail,
+};
 
 mod vectors;
 
@@ -88,7 +90,7 @@ pub struct OpenedTensor {
 pub fn open_file(file: &[u8], secrets: &[Secret]) -> Result<Vec<OpenedTensor>, CryptoError> {
     let front = decode_front(file)?;
     let opener = FileOpener::new(&front, file, secrets, &KdfLimits::default())?;
-    opener.check_file_len(file.len() as u64)?;
+    check_end(&front, file)?;
     front.check_file_len(file.len() as u64)?;
     let tensors = front.entries.iter().enumerate().map(|(index, entry)| {
         let data = open_tensor(file, &front, &opener, index);
@@ -96,6 +98,14 @@ pub fn open_file(file: &[u8], secrets: &[Secret]) -> Result<Vec<OpenedTensor>, C
         OpenedTensor { entry, data }
     });
     Ok(tensors.collect())
+}
+
+/// Refuses a sealed file that is shorter or longer than it was sealed, unless a journal follows it.
+fn check_end(front: &Front, file: &[u8]) -> Result<(), CryptoError> {
+    let Some(place) = JournalPlace::of(front) else { return Ok(()) };
+    let len = file.len() as u64;
+    let tail = slice(file, place.file_len()..len).map_err(|_| place.refuse(len))?;
+    if Tail::new(&place).push(tail) { Ok(()) } else { Err(place.refuse(len)) }
 }
 
 /// Decodes the front of a file that is in memory as a whole.

@@ -44,7 +44,7 @@ pub fn copy(
     destination: &Location,
     options: &WriteOptions,
 ) -> Result<CopyReport, IoError> {
-    let opened = source.open(&RemoteOptions { whole: true, ..options.remote.clone() })?;
+    let opened = source.open(&RemoteOptions { whole: true, ..options.remote() })?;
     let name = destination.to_string();
     let limit = options.memory_limit.unwrap_or_else(crate::default_staging_bytes);
     let Some(len) = opened.len() else {
@@ -61,7 +61,7 @@ pub fn copy(
             // Pieces take a quarter of the memory, parts on their way the rest.
             let output = MultipartOutput::create(
                 location,
-                &options.remote,
+                &options.remote(),
                 len,
                 limit - limit / 4,
                 options.create_only,
@@ -103,7 +103,11 @@ fn stream_out(
     for range in cut(0..len) {
         options.cancel.check()?;
         buffer.resize(size(&range), 0);
-        source.read_into(range.start, &mut [IoSliceMut::new(&mut buffer)])?;
+        source.read_into_until(
+            range.start,
+            &mut [IoSliceMut::new(&mut buffer)],
+            &options.cancel,
+        )?;
         sink.write_all(&buffer).map_err(IoError::io(name, "write"))?;
         options.progress.add(buffer.len() as u64);
     }
@@ -166,7 +170,7 @@ fn pieces(
             None => around.get(i - plan.fetches.len()).cloned().unwrap_or_default(),
         };
         buffer.resize(size(&range), 0);
-        reader.read_into(range.start, &mut [IoSliceMut::new(buffer)])?;
+        reader.read_into_until(range.start, &mut [IoSliceMut::new(buffer)], &options.cancel)?;
         if let (Some(fetch), Some(file)) = (fetch, &file) {
             stream::check(file, &fetch.parts, buffer, &slots, &checks)?;
         }

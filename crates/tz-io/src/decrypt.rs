@@ -14,7 +14,7 @@ use crate::file::TensorFile;
 use crate::memory::ArenaSlice;
 use crate::options::Cancel;
 use crate::plan::{LoadPlan, Part, PartKind, PlanOptions};
-use crate::source::RangeRead;
+use crate::source::{RangeRead, Until};
 
 /// Largest chunk that the plan's pieces grow for; larger ones are irregular.
 const MAX_PIECE: u64 = 64 << 20;
@@ -105,7 +105,7 @@ pub(crate) fn each_chunk(
     mut show: impl FnMut(u64, &[u8]),
 ) -> Result<(), IoError> {
     let show = |offset, _: &[u8], plain: &[u8]| show(offset, plain);
-    each_sealed_chunk(file, file.source(), (tensor, facts), cancel, show)
+    each_sealed_chunk(file, &Until::new(file.source(), cancel), (tensor, facts), cancel, show)
 }
 
 /// As [`each_chunk`], with the stored bytes too, which `source` reads for the file.

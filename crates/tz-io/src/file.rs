@@ -9,6 +9,7 @@ use tz_format::{Element, FormatError, Front, Limits, Profile, TensorEntry, Tenso
 use crate::buffer::BufferPool;
 use crate::check::HeaderFacts;
 use crate::decrypt;
+use crate::ending::{self, Ending};
 use crate::error::{Corruption, IoError};
 use crate::front;
 use crate::host::{HostTensor, HostTensors};
@@ -29,6 +30,8 @@ pub struct TensorFile {
     source: Box<dyn RangeRead>,
     front: Front,
     unlocked: Option<Unlocked>,
+    /// What follows the last tensor, once that is known.
+    pub(crate) ending: OnceLock<Ending>,
 }
 
 /// What the caller's secrets give, in an encrypted file.
@@ -62,7 +65,13 @@ impl TensorFile {
     /// As [`Self::open`].
     pub fn from_source(source: Box<dyn RangeRead>, limits: &Limits) -> Result<Self, IoError> {
         let (front, _) = front::read(&*source, limits)?;
-        Ok(Self { source, front, unlocked: None })
+        Self::locked(source, front).inspect(Self::warn_of_journal)
+    }
+
+    /// Over a front that was read. Nobody has vouched for it, so whatever follows the file is no reason to refuse it.
+    fn locked(source: Box<dyn RangeRead>, front: Front) -> Result<Self, IoError> {
+        let ending = Ending::of(&*source, &front)?.map_or_else(OnceLock::new, OnceLock::from);
+        Ok(Self { source, front, unlocked: None, ending })
     }
 
     /// Opens a file over a transport of the caller's and unlocks it. The front of a sealed file is trusted only after
@@ -76,25 +85,26 @@ impl TensorFile {
         source: Box<dyn RangeRead>,
         options: &OpenOptions,
     ) -> Result<Self, IoError> {
-        let (front, bytes) = front::read(&*source, &options.limits)?;
-        let mut file = Self { source, front, unlocked: None };
-        let crypto = |error| IoError::crypto(file.location(), None, error);
+        let (front, bytes) = front::read(&*source, &options.limits)
+            .map_err(|error| ending::undecodable(&*source, &options.limits, error))?;
+        let mut file = Self::locked(source, front)?;
         if !file.is_encrypted() {
             return match options.refuses_plain() {
-                true => Err(crypto(CryptoError::NotEncrypted)),
+                true => Err(IoError::crypto(file.location(), None, CryptoError::NotEncrypted)),
                 false => Ok(file),
             };
         }
         if !options.secrets.is_empty() {
             let opener =
-                FileOpener::new(&file.front, &bytes, &options.secrets, &options.kdf_limits)
-                    .map_err(crypto)?;
-            if let Some(len) = file.source.len() {
-                opener.check_file_len(len).map_err(crypto)?;
-            }
+                FileOpener::new(&file.front, &bytes, &options.secrets, &options.kdf_limits);
+            let opener = opener
+                .map_err(|error| if file.ends_in_journal() { error.interrupted() } else { error })
+                .map_err(|error| IoError::crypto(file.location(), None, error))?;
+            file.check_ending()?;
             let headers = file.entries().iter().map(|_| OnceLock::new()).collect();
             file.unlocked = Some(Unlocked { opener, headers });
         }
+        file.warn_of_journal();
         Ok(file)
     }
 
@@ -109,7 +119,7 @@ impl TensorFile {
     ) -> Result<Result<Self, Box<dyn RangeRead>>, IoError> {
         let holds_magic = source.len().is_none_or(|len| len >= frozen::MAGIC.len() as u64);
         match front::read(&*source, limits) {
-            Ok((front, _)) => Ok(Ok(Self { source, front, unlocked: None })),
+            Ok((front, _)) => Self::locked(source, front).inspect(Self::warn_of_journal).map(Ok),
             Err(error @ IoError::Format { source: FormatError::Malformed(_), .. })
                 if holds_magic =>
             {

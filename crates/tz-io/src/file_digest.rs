@@ -180,7 +180,11 @@ pub fn digest(
     remote: &RemoteOptions,
     options: &ReadOptions,
 ) -> Result<(u64, [u8; 32]), IoError> {
-    let source = location.open(&RemoteOptions { whole: true, ..remote.clone() })?;
+    let source = location.open(&RemoteOptions {
+        whole: true,
+        cancel: remote.cancel.or(&options.cancel),
+        ..remote.clone()
+    })?;
     let name = source.location().to_owned();
     let why = "a stream has no length before its end";
     let len = source.len().ok_or(IoError::Unsupported { location: name.clone(), why })?;
@@ -194,7 +198,7 @@ pub fn digest(
     workers::for_each(pieces, readers, &options.cancel, Vec::new, |buffer: &mut Vec<u8>, i| {
         let offset = i as u64 * piece;
         buffer.resize(usize::try_from((len - offset).min(piece)).unwrap_or(0), 0);
-        source.read_into(offset, &mut [IoSliceMut::new(buffer)])?;
+        source.read_into_until(offset, &mut [IoSliceMut::new(buffer)], &options.cancel)?;
         tree.add(offset, buffer);
         options.progress.add(buffer.len() as u64);
         Ok(())

@@ -37,19 +37,21 @@ mod cgroup;
 mod check;
 mod copy;
 mod decrypt;
+mod ending;
 mod error;
 mod file;
 mod file_digest;
 mod file_source;
 mod folders;
 mod front;
-mod front_update;
 mod host;
+mod leftovers;
 mod load;
 mod location;
 mod options;
 mod plan;
 mod remote;
+mod rewrap;
 mod scan;
 mod source;
 mod stats;
@@ -68,8 +70,8 @@ pub use file::TensorFile;
 pub use file_digest::{FileDigest, digest};
 pub use file_source::FileSource;
 pub use folders::{create_folders, folder_of, missing_folders, sync_folder};
-pub use front_update::{recover_front, replace_front};
 pub use host::{HostTensor, HostTensors};
+pub use leftovers::{Leftover, TemporaryFile, TemporaryFolder, remove_leftovers};
 pub use location::Location;
 pub use memory::SharedBytes;
 pub use options::{
@@ -77,7 +79,10 @@ pub use options::{
     ReadOptions,
 };
 pub use plan::{Fetch, LoadPlan, Part, PartKind, PlanOptions, Selection};
+#[doc(hidden)]
+pub use remote::wire;
 pub use remote::{Addressing, RemoteLocation, RemoteOptions, S3Options, unfinished_uploads};
+pub use rewrap::{EarlierRewrap, Rewrapped, rewrap};
 pub use scan::{Algorithm, Digester, Visitor};
 pub use source::{LocalFile, RangeRead, SourceCounters, StreamSource};
 pub use stats::{ReadStats, WriteStats};

@@ -139,7 +139,7 @@ pub(crate) fn load(
         let read = if file.is_encrypted() {
             load.sealed(fetch, &mut slices, scratch, &options.cancel)
         } else {
-            load.plain(fetch, &mut slices, scratch)
+            load.plain(fetch, &mut slices, scratch, &options.cancel)
         };
         *target.lock().unwrap_or_else(PoisonError::into_inner) = slices;
         options.progress.add(fetch.range.end - fetch.range.start);
@@ -147,6 +147,7 @@ pub(crate) fn load(
     })?;
     if file.is_encrypted() {
         load.irregular(options)?;
+        file.check_stream_end(&plan.tensors)?;
     }
     let Load { targets, checks, requests, fetch, decrypt, check, .. } = load;
     drop(targets);
@@ -184,8 +185,9 @@ impl Load<'_> {
         fetch: &Fetch,
         slices: &mut [ArenaSlice],
         scratch: &mut Vec<u8>,
+        cancel: &Cancel,
     ) -> Result<(), IoError> {
-        let headers = self.fetch.time(|| scatter(self.file, fetch, slices, scratch))?;
+        let headers = self.fetch.time(|| scatter(self.file, fetch, slices, scratch, cancel))?;
         if !self.verify {
             return Ok(());
         }
@@ -220,7 +222,8 @@ impl Load<'_> {
     ) -> Result<(), IoError> {
         stored.resize(fetch.len(), 0);
         self.fetch.time(|| {
-            self.file.source().read_into(fetch.range.start, &mut [IoSliceMut::new(stored)])
+            let mut buffers = [IoSliceMut::new(stored)];
+            self.file.source().read_into_until(fetch.range.start, &mut buffers, cancel)
         })?;
         let mut slices = slices.iter_mut();
         for part in &fetch.parts {
@@ -301,6 +304,7 @@ fn scatter(
     fetch: &Fetch,
     slices: &mut [ArenaSlice],
     scratch: &mut Vec<u8>,
+    cancel: &Cancel,
 ) -> Result<Vec<std::ops::Range<usize>>, IoError> {
     let data_len: usize = slices.iter().map(|slice| slice.len()).sum();
     scratch.resize(fetch.len().saturating_sub(data_len), 0);
@@ -329,7 +333,7 @@ fn scatter(
             PartKind::Data => buffers.extend(slices.next().map(|slice| IoSliceMut::new(slice))),
         }
     }
-    file.source().read_into(fetch.range.start, &mut buffers)?;
+    file.source().read_into_until(fetch.range.start, &mut buffers, cancel)?;
     Ok(headers)
 }
 

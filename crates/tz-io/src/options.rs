@@ -101,27 +101,46 @@ pub(crate) fn available_cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from).min(DEFAULT_MAX_READERS)
 }
 
-/// How often who waits looks whether the work was cancelled.
-const POLL: Duration = Duration::from_millis(50);
+/// How often a wait looks whether the work was cancelled.
+pub(crate) const POLL: Duration = Duration::from_millis(50);
 
 /// A flag that stops work in progress; clones share it.
+///
+/// Work stops at its next piece. A wait for a server (name lookup, connection, handshake, answer, retry, upload) ends
+/// within 100 ms. A call into the operating system on a local file, a computation such as a key derivation, and a
+/// [`RangeRead`] or [`TensorSource`](crate::TensorSource) of the caller's are not interrupted; the work stops after them.
 #[derive(Debug, Clone, Default)]
-pub struct Cancel(Arc<AtomicBool>);
+pub struct Cancel(Arc<Flag>);
+
+#[derive(Debug, Default)]
+struct Flag {
+    set: AtomicBool,
+    /// Flags that set this one, too.
+    either: Option<[Cancel; 2]>,
+}
 
 impl Cancel {
-    /// Stops the work at its next piece.
+    /// Stops the work.
     pub fn cancel(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.set.store(true, Ordering::Relaxed);
     }
 
     /// Whether the flag is set.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        let either = || self.0.either.iter().flatten().any(Self::is_cancelled);
+        self.0.set.load(Ordering::Relaxed) || either()
     }
 
-    /// Waits until `changed` is signalled, but never so long that a flag set meanwhile goes unnoticed: whoever calls
-    /// looks at both again. For implementers of [`crate::BufferPool`].
+    /// A flag that is set as soon as this one or `other` is.
+    #[must_use]
+    pub fn or(&self, other: &Self) -> Self {
+        let either = Some([self.clone(), other.clone()]);
+        Self(Arc::new(Flag { set: AtomicBool::new(false), either }))
+    }
+
+    /// Waits until `changed` is signalled, for 50 ms at most: the caller then looks at both again. For implementers of
+    /// [`crate::BufferPool`].
     pub fn wait<'a, T>(&self, changed: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
         changed.wait_timeout(guard, POLL).unwrap_or_else(PoisonError::into_inner).0
     }
@@ -130,6 +149,40 @@ impl Cancel {
     /// [`IoError::Cancelled`] once the flag is set.
     pub(crate) fn check(&self) -> Result<(), IoError> {
         if self.is_cancelled() { Err(IoError::Cancelled) } else { Ok(()) }
+    }
+
+    /// Waits for the flag. It needs a runtime of `tokio` with timers.
+    pub async fn cancelled(&self) {
+        while !self.is_cancelled() {
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Runs `work` until the flag is set.
+    pub(crate) async fn unless<T, E: From<IoError>>(
+        &self,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        tokio::select! {
+            biased;
+            () = self.cancelled() => Err(IoError::Cancelled.into()),
+            result = work => result,
+        }
+    }
+
+    /// Runs `work` that takes effect on a server: once the flag is set, it has `grace` to end.
+    pub(crate) async fn unless_after<T>(
+        &self,
+        grace: Duration,
+        work: impl Future<Output = Result<T, IoError>>,
+    ) -> Result<T, IoError> {
+        tokio::select! {
+            biased;
+            result = work => result,
+            () = async { self.cancelled().await; tokio::time::sleep(grace).await } => {
+                Err(IoError::Cancelled)
+            }
+        }
     }
 }
 

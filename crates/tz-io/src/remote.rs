@@ -7,21 +7,28 @@
 //! is resumed where it broke off.
 
 mod body;
+mod bounded;
 mod client;
 mod clouds;
+mod connector;
 mod credentials;
 mod direct;
 mod gate;
+mod head;
 mod metered;
 mod object;
 mod options;
+mod patience;
 mod presigned;
+mod prospect;
 mod retry;
 mod rewrite;
 mod runtime;
 mod target;
 mod transport;
 mod upload;
+pub mod wire;
+mod words;
 
 use std::fmt;
 use std::io::{self, IoSliceMut, Read};
@@ -31,16 +38,18 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use crate::error::IoError;
+use crate::options::Cancel;
 use crate::plan::PlanOptions;
 use crate::source::{RangeRead, SourceCounters, StreamSource};
-use client::{Answer, Body, Client, Identity};
+use client::{Answer, Body, Client};
 use gate::Gate;
+use head::Identity;
 use retry::{Failure, Retries};
-use runtime::block_on;
+use runtime::{block_on, run};
 
 pub use options::{Addressing, RemoteOptions, S3Options};
 pub use presigned::unfinished_uploads;
-pub(crate) use rewrite::replace_front;
+pub(crate) use rewrite::replace_header;
 pub use target::RemoteLocation;
 pub(crate) use upload::MultipartOutput;
 
@@ -82,7 +91,8 @@ pub(crate) fn open(
     location: &RemoteLocation,
     options: &RemoteOptions,
 ) -> Result<Box<dyn RangeRead>, IoError> {
-    let client = block_on(Client::new(location, options))?;
+    let client = options.cancel.unless(Client::new(location, options));
+    let client = run(&location.to_string(), "read", client)?;
     let asked = if options.whole { plan_options().piece_len } else { FIRST_READ };
     let (answer, first) = client.first(asked, FIRST_READ)?;
     let Answer { identity, total, ranged, body } = answer;
@@ -161,6 +171,15 @@ impl RangeRead for RemoteFile {
     }
 
     fn read_into(&self, offset: u64, buffers: &mut [IoSliceMut<'_>]) -> Result<(), IoError> {
+        self.read_into_until(offset, buffers, &Cancel::default())
+    }
+
+    fn read_into_until(
+        &self,
+        offset: u64,
+        buffers: &mut [IoSliceMut<'_>],
+        cancel: &Cancel,
+    ) -> Result<(), IoError> {
         let wanted: u64 = buffers.iter().map(|buffer| buffer.len() as u64).sum();
         let end = offset.checked_add(wanted).filter(|&end| end <= self.len);
         let end = end.ok_or_else(|| {
@@ -174,8 +193,10 @@ impl RangeRead for RemoteFile {
         if offset + out.written >= end {
             return Ok(());
         }
-        let permit = block_on(self.gate.acquire());
-        let mut retries = self.client.retries();
+        let cancel = self.client.cancel(cancel);
+        let permit = async { Ok::<_, IoError>(self.gate.acquire().await) };
+        let permit = block_on(cancel.unless(permit))?;
+        let mut retries = self.client.retries(&cancel);
         let before = out.written;
         let mut restored = before;
         loop {

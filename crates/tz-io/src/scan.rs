@@ -15,7 +15,7 @@ use crate::error::{Corruption, IoError};
 use crate::file::TensorFile;
 use crate::front;
 use crate::options::ReadOptions;
-use crate::source::RangeRead;
+use crate::source::{RangeRead, Until};
 use crate::workers;
 use windows::Windows;
 
@@ -153,15 +153,16 @@ fn walk<V: Visitor>(
     let done: Vec<Mutex<Option<V>>> = tensors.iter().map(|_| Mutex::new(None)).collect();
     let mut threads = options.readers_for(file.source(), tensors.len());
     let windows;
+    let until = Until::new(file.source(), &options.cancel);
     let source: &dyn RangeRead = if file.source().plan_options().aligned {
         let limit = options.memory_limit.unwrap_or_else(crate::default_staging_bytes);
         let longest = (file.source().plan_options().piece_len + WINDOW_SLACK).min(limit / 2);
         // Each thread keeps one window busy, and may leave another half read.
         threads = threads.min(usize::try_from(limit / (2 * longest.max(1))).unwrap_or(1)).max(1);
-        windows = Windows::new(file, tensors, longest)?;
+        windows = Windows::new(file, &until, tensors, longest)?;
         &windows
     } else {
-        file.source()
+        &until
     };
     workers::for_each(
         tensors.len(),
@@ -194,6 +195,9 @@ fn walk<V: Visitor>(
             Ok(())
         },
     )?;
+    if file.is_encrypted() {
+        file.check_stream_end(tensors)?;
+    }
     Ok(done
         .into_iter()
         .filter_map(|slot| slot.into_inner().unwrap_or_else(PoisonError::into_inner))

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::IoError;
-use crate::options::available_cores;
+use crate::options::{Cancel, available_cores};
 use crate::plan::PlanOptions;
 
 /// Most buffers that one `preadv` takes (`IOV_MAX` of Linux).
@@ -30,6 +30,21 @@ pub trait RangeRead: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`IoError::Io`], also where the file ends before the buffers are full.
     fn read_into(&self, offset: u64, buffers: &mut [IoSliceMut<'_>]) -> Result<(), IoError>;
+
+    /// As [`Self::read_into`], until `cancel` is set. Implement it where a read can wait for long and can be given up;
+    /// else it is looked at once, before the read.
+    ///
+    /// # Errors
+    /// [`IoError::Cancelled`], and those of [`Self::read_into`].
+    fn read_into_until(
+        &self,
+        offset: u64,
+        buffers: &mut [IoSliceMut<'_>],
+        cancel: &Cancel,
+    ) -> Result<(), IoError> {
+        cancel.check()?;
+        self.read_into(offset, buffers)
+    }
 
     /// How many readers the source can serve at once; a stream serves one, in order.
     fn max_readers(&self) -> usize;
@@ -55,9 +70,53 @@ pub trait RangeRead: Send + Sync + fmt::Debug {
         SourceCounters::default()
     }
 
+    /// The bytes of a source of unknown length from `offset` to its end, `limit` of them at most: what follows the
+    /// last tensor of a stream. `None` where the source cannot tell; whoever knows its length need not.
+    ///
+    /// # Errors
+    /// [`IoError::Io`], but not where the source ends before `offset`: then there are no bytes.
+    fn read_to_end(&self, _offset: u64, _limit: u64) -> Result<Option<Vec<u8>>, IoError> {
+        Ok(None)
+    }
+
     /// The local file behind it, where there is one.
     fn local_file(&self) -> Option<&File> {
         None
+    }
+}
+
+/// A source whose reads end when the work is cancelled.
+#[derive(Debug)]
+pub(crate) struct Until<'a> {
+    source: &'a dyn RangeRead,
+    cancel: &'a Cancel,
+}
+
+impl<'a> Until<'a> {
+    pub(crate) fn new(source: &'a dyn RangeRead, cancel: &'a Cancel) -> Self {
+        Self { source, cancel }
+    }
+}
+
+impl RangeRead for Until<'_> {
+    fn len(&self) -> Option<u64> {
+        self.source.len()
+    }
+
+    fn read_into(&self, offset: u64, buffers: &mut [IoSliceMut<'_>]) -> Result<(), IoError> {
+        self.source.read_into_until(offset, buffers, self.cancel)
+    }
+
+    fn max_readers(&self) -> usize {
+        self.source.max_readers()
+    }
+
+    fn location(&self) -> &str {
+        self.source.location()
+    }
+
+    fn local_file(&self) -> Option<&File> {
+        self.source.local_file()
     }
 }
 
@@ -96,6 +155,12 @@ impl LocalFile {
             return Err(IoError::io(&name, "open")(io::ErrorKind::IsADirectory.into()));
         }
         Ok(Self { file, len: metadata.len(), name })
+    }
+
+    /// A file that is open, called `name` in messages.
+    pub(crate) fn of(file: File, name: &str) -> Result<Self, IoError> {
+        let metadata = file.metadata().map_err(IoError::io(name, "read metadata"))?;
+        Ok(Self { file, len: metadata.len(), name: name.to_owned() })
     }
 }
 
@@ -178,7 +243,12 @@ impl RangeRead for StreamSource {
             let why = "a stream cannot be read twice or out of order";
             return Err(IoError::Unsupported { location: self.name.clone(), why });
         };
-        let failed = |source| IoError::io(&self.name, "read")(source);
+        let failed = |source: io::Error| match source.downcast() {
+            // A stream over a server that the work was told to leave.
+            Ok(IoError::Cancelled) => IoError::Cancelled,
+            Ok(error) => IoError::io(&self.name, "read")(io::Error::other(error)),
+            Err(source) => IoError::io(&self.name, "read")(source),
+        };
         let skipped =
             io::copy(&mut state.reader.by_ref().take(skip), &mut io::sink()).map_err(failed)?;
         state.position += skipped;
@@ -190,6 +260,24 @@ impl RangeRead for StreamSource {
             state.position += buffer.len() as u64;
         }
         Ok(())
+    }
+
+    fn read_to_end(&self, offset: u64, limit: u64) -> Result<Option<Vec<u8>>, IoError> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed = |source| IoError::io(&self.name, "read")(source);
+        let Some(skip) = offset.checked_sub(state.position) else { return Ok(None) };
+        let mut bytes = Vec::new();
+        let mut rest = state.reader.by_ref().take(skip.saturating_add(limit));
+        let read = io::copy(&mut rest.by_ref().take(skip), &mut io::sink())
+            .and_then(|_| rest.read_to_end(&mut bytes));
+        match read {
+            // A reader may call its end an error: nobody asks it for more than there should be.
+            Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => Err(failed(error)),
+            _ => {
+                state.position = offset.saturating_add(bytes.len() as u64);
+                Ok(Some(bytes))
+            }
+        }
     }
 
     fn max_readers(&self) -> usize {

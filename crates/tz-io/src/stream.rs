@@ -100,8 +100,10 @@ pub(crate) fn run(
         };
         let bytes = buffer.get_mut(..fetch.len()).unwrap_or_default();
         requests.add(1);
-        fetch_time
-            .time(|| file.source().read_into(fetch.range.start, &mut [IoSliceMut::new(bytes)]))?;
+        let mut buffers = [IoSliceMut::new(bytes)];
+        let read =
+            || file.source().read_into_until(fetch.range.start, &mut buffers, &options.cancel);
+        fetch_time.time(read)?;
         let mut parts = fetch.parts.clone();
         if file.is_encrypted() {
             decrypt_time
@@ -137,6 +139,7 @@ pub(crate) fn run(
     result?;
     if file.is_encrypted() {
         irregular(file, plan, &checks, &slots, options, pool, consumer)?;
+        file.check_stream_end(&plan.tensors)?;
     } else if options.verify {
         verify_time.time(|| verdict(file, plan, &checks, options))?;
     }

@@ -126,6 +126,13 @@ pub struct WriteOptions {
     pub progress: Progress,
 }
 
+impl WriteOptions {
+    /// Servers and credentials, for waits that end with this work.
+    pub(crate) fn remote(&self) -> RemoteOptions {
+        RemoteOptions { cancel: self.remote.cancel.or(&self.cancel), ..self.remote.clone() }
+    }
+}
+
 impl Default for WriteOptions {
     fn default() -> Self {
         Self {
@@ -231,7 +238,7 @@ fn to_object(
     let memory = limit - limit / 4;
     let output = MultipartOutput::create(
         location,
-        &options.remote,
+        &options.remote(),
         layout.file_len(),
         memory,
         options.create_only,

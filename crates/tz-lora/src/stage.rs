@@ -4,8 +4,7 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use tempfile::TempDir;
-use tz_io::{Location, WriteOptions, copy, create_folders, sync_folder};
+use tz_io::{Location, TemporaryFolder, WriteOptions, copy, create_folders, sync_folder};
 use tz_model::ArtifactDir;
 
 use crate::CONFIG_FILE;
@@ -37,23 +36,20 @@ pub(crate) struct Stage<'a> {
     folder: &'a ArtifactDir,
     options: &'a WriteOptions,
     files: Vec<PublishedFile>,
-    temporary: TempDir,
+    temporary: TemporaryFolder,
 }
 
 impl<'a> Stage<'a> {
     pub(crate) fn new(folder: &'a ArtifactDir, options: &'a WriteOptions) -> Result<Self, Error> {
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".tz-lora-");
-        let temporary = match folder.local() {
+        let path = match folder.local() {
             Some(path) => {
                 create_folders(path, options.fsync).map_err(Error::io(path, "create"))?;
-                builder.tempdir_in(path).map_err(Error::io(path, "create a folder in"))?
+                path.to_owned()
             }
-            None => {
-                let path = std::env::temp_dir();
-                builder.tempdir().map_err(Error::io(&path, "create a folder in"))?
-            }
+            None => std::env::temp_dir(),
         };
+        let temporary = TemporaryFolder::create_in(&path, ".tz-lora-");
+        let temporary = temporary.map_err(Error::io(&path, "create a folder in"))?;
         Ok(Self { folder, options, files: Vec::new(), temporary })
     }
 

@@ -8,8 +8,8 @@
 //! after the last file.
 //!
 //! Only what a model needs is downloaded: `config.json` and the other small files of the top folder, and one form of
-//! the weights, safetensors where there is a choice. The network is `hf-hub`'s part, the cache is ours
-//! (docs/decisions/0013-hub.md).
+//! the weights, safetensors where there is a choice. Why no library of the hub's is used, docs/decisions/0013-hub.md
+//! says.
 //!
 //! ```
 //! use tz_model::hub::{HubOptions, resolve};

@@ -1,14 +1,13 @@
 //! Writes planned safetensors files by positioned writes. Owns their temporary names: a file appears complete or
 //! not at all, and a writer that is dropped leaves nothing behind.
 
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tempfile::{Builder, NamedTempFile};
-use tz_io::{create_folders, sync_folder};
+use tz_io::{TemporaryFile, create_folders, sync_folder};
 
 use crate::error::{Error, Place};
 use crate::safetensors_plan::{SafetensorsPlan, ShardedPlan};
@@ -28,7 +27,7 @@ pub enum Durability {
 #[must_use = "nothing exists at the destination until `finish`"]
 pub struct SafetensorsWriter {
     dest: PathBuf,
-    temp: NamedTempFile,
+    temp: TemporaryFile,
     plan: SafetensorsPlan,
     /// Bytes written per tensor. It detects forgotten chunks, not chunks written twice.
     written: Vec<AtomicU64>,
@@ -93,7 +92,7 @@ impl SafetensorsWriter {
     }
 
     /// Everything of `finish` that can fail for want of bytes or space.
-    fn seal(self) -> Result<(NamedTempFile, PathBuf), Error> {
+    fn seal(self) -> Result<(TemporaryFile, PathBuf), Error> {
         for (placed, written) in self.plan.tensors.iter().zip(&self.written) {
             let written = written.load(Ordering::Relaxed);
             if written != placed.len {
@@ -186,26 +185,18 @@ fn target(path: &Path) -> PathBuf {
     target.unwrap_or_else(|| path.to_owned())
 }
 
-pub(crate) fn temp_beside(dest: &Path) -> Result<NamedTempFile, Error> {
-    // The usual mode of new files, narrowed by the user's mask; temporary files default to 0600.
-    let mode = Permissions::from_mode(0o666);
-    Builder::new()
-        .prefix(".tz-")
-        .suffix(".partial")
-        .permissions(mode)
-        .tempfile_in(parent(dest))
+pub(crate) fn temp_beside(dest: &Path) -> Result<TemporaryFile, Error> {
+    TemporaryFile::create_in(parent(dest), ".tz-", ".partial")
         .map_err(|error| Error::io(dest, "create", error))
 }
 
-pub(crate) fn publish(temp: NamedTempFile, dest: &Path) -> Result<(), Error> {
-    temp.persist(dest)
-        .map(drop)
-        .map_err(|error| Error::io(dest, "rename the finished file to", error.error))
+pub(crate) fn publish(temp: TemporaryFile, dest: &Path) -> Result<(), Error> {
+    temp.persist(dest, false).map_err(|error| Error::io(dest, "rename the finished file to", error))
 }
 
 /// Makes files appear in this order, all or none: of a checkpoint, a part is worse than nothing.
 pub(crate) fn publish_all(
-    files: impl Iterator<Item = (NamedTempFile, PathBuf)>,
+    files: impl Iterator<Item = (TemporaryFile, PathBuf)>,
 ) -> Result<Vec<PathBuf>, Error> {
     let mut published = Vec::new();
     for (temp, dest) in files {

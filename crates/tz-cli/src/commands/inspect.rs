@@ -124,7 +124,7 @@ fn encryption(file: &TensorFile) -> Result<Option<Encryption>, Failure> {
         },
         chunk_bytes: None,
         key_derivation: None,
-        slots: Slot::list(front)?,
+        slots: Slot::of(file)?,
     };
     let first = front.entries.iter().position(|entry| entry.data_len > 0);
     // The headers of a stream pass by later, and only once.

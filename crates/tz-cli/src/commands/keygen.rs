@@ -4,9 +4,8 @@ use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use tempfile::{Builder, NamedTempFile};
 use tz_crypto::Key;
-use tz_io::{folder_of, sync_folder};
+use tz_io::{Leftover, TemporaryFile, folder_of, sync_folder};
 
 use crate::error::Failure;
 use crate::report::Done;
@@ -40,9 +39,9 @@ pub(crate) fn run(args: &Args) -> Result<Done, Failure> {
 /// Writes a fresh key to a file that must not exist, safe from a power cut: what it will encrypt must not outlive it.
 pub(super) fn write(path: &Path) -> Result<Key, Failure> {
     let key = Key::random()?;
-    stage(path, &key)?.persist_noclobber(path).map_err(|error| {
-        let failure = Failure::io(&path.display().to_string(), "create", &error.error);
-        match error.error.kind() {
+    stage(path, &key)?.persist(path, true).map_err(|error| {
+        let failure = Failure::io(&path.display().to_string(), "create", &error);
+        match error.kind() {
             ErrorKind::AlreadyExists => {
                 failure.hint("a key that exists is never overwritten: name a new file")
             }
@@ -57,20 +56,20 @@ pub(super) fn write(path: &Path) -> Result<Key, Failure> {
 /// As [`write()`], in the place of the key that may be there: at any moment one of them is whole.
 pub(super) fn replace(path: &Path) -> Result<Key, Failure> {
     let key = Key::random()?;
-    stage(path, &key)?.persist(path).map_err(|error| {
-        Failure::io(&path.display().to_string(), "replace the key at", &error.error)
-    })?;
+    stage(path, &key)?
+        .persist(path, false)
+        .map_err(|error| Failure::io(&path.display().to_string(), "replace the key at", &error))?;
     sync(path)?;
     Ok(key)
 }
 
 /// The key in a file beside `path` that only its owner reads, as temporary files are.
-fn stage(path: &Path, key: &Key) -> Result<NamedTempFile, Failure> {
+fn stage(path: &Path, key: &Key) -> Result<TemporaryFile, Failure> {
     let failed = |doing| {
         let name = path.display().to_string();
         move |error| Failure::io(&name, doing, &error)
     };
-    let staged = Builder::new().prefix(".tz-").suffix(".tmp").tempfile_in(folder_of(path));
+    let staged = TemporaryFile::private_in(folder_of(path), ".tz-", ".tmp");
     let mut staged = staged.map_err(failed("create a temporary file beside"))?;
     staged.write_all(key.as_bytes()).map_err(failed("write"))?;
     staged.as_file().sync_all().map_err(failed("sync"))?;
@@ -88,6 +87,8 @@ pub(super) struct MadeKey {
     path: Option<PathBuf>,
     /// The file to be encrypted, and what stood there when the key was made.
     target: Option<(PathBuf, Option<Identity>)>,
+    /// Removes it if the process ends at once: only where it can be told that nothing is encrypted under it.
+    leftover: Option<Leftover>,
 }
 
 /// Device and number of a file: another file under the same name has others.
@@ -95,17 +96,31 @@ type Identity = (u64, u64);
 
 impl MadeKey {
     pub(super) fn at(path: PathBuf) -> Self {
-        Self { path: Some(path), target: None }
+        let mut made = Self::default();
+        made.path = Some(path);
+        made
     }
 
     /// The key is for this file: if that is replaced, the key stays, whatever else fails.
     pub(super) fn encrypts(&mut self, target: &Path) {
-        self.target = Some((target.to_owned(), identity(target)));
+        let (target, old) = (target.to_owned(), identity(target));
+        self.leftover = self.path.clone().map(|path| {
+            let target = target.clone();
+            Leftover::new(move || {
+                // Files get their names under the lock that this runs under.
+                if identity(&target) == old {
+                    let _ = std::fs::remove_file(path);
+                }
+                None
+            })
+        });
+        self.target = Some((target, old));
     }
 
     /// Others may have what is encrypted under the key: it must stay.
     pub(super) fn keep(&mut self) {
         self.path = None;
+        self.leftover = None;
     }
 }
 

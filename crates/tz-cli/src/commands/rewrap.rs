@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use tz_crypto::{KdfLimits, SealSecret, SlotChange, rewrap};
-use tz_io::{Location, TensorFile, recover_front, replace_front};
+use tz_crypto::{CryptoError, SealSecret, SlotChange};
+use tz_io::{EarlierRewrap, IoError, Location, OpenOptions, TensorFile, rewrap};
 
 use super::encrypt::KdfArgs;
 use crate::error::Failure;
@@ -19,8 +19,9 @@ Examples:
 
 /// Change which keys and passphrases open a sealed file
 ///
-/// Rewrites the front of the file; tensors stay as they are, on S3 by a copy on the server. Without a change it lists
-/// the slots, which needs no key. A removed key opens copies made before.
+/// Rewrites the header of the file in place; tensors stay as they are, on S3 by a copy on the server. A change that was
+/// interrupted is recovered from first. A file that another `rewrap` is changing is refused with exit code 3. Without a
+/// change it lists the slots, which needs no key and writes nothing. A removed key opens copies made before.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -45,37 +46,46 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, session: &Session) -> Result<Rewrapped, Failure> {
     let location = Location::parse(&args.source)?;
-    let recovered = recover_front(&location)?;
     let changes = changes(args, session)?;
     let mut options = session.access.open_front()?;
-    if !changes.is_empty() {
-        options.secrets = session.access.secrets()?;
+    if changes.is_empty() {
+        return list(&location, &options);
     }
-    let file = TensorFile::open_with(&location, &options)?;
-    let mut front = file.front().clone();
+    options.secrets = session.access.secrets()?;
+    let done = rewrap(&location, &options, &changes)?;
+    Ok(Rewrapped {
+        location: location.to_string(),
+        changed: true,
+        recovered: done.earlier.is_some(),
+        earlier_rewrap: done.earlier.map(earlier),
+        ends_in_journal: false,
+        slots: Slot::list(&done.front)?,
+    })
+}
+
+/// Reads and nothing else.
+fn list(location: &Location, options: &OpenOptions) -> Result<Rewrapped, Failure> {
+    let file = TensorFile::open_with(location, options)?;
+    let front = file.front();
     if !front.header.flags.sealed {
-        let why = if file.is_encrypted() { "of the compat profile" } else { "not encrypted" };
-        return Err(Failure::usage(format!(
-            "{location}: only sealed files have key slots, this one is {why}"
-        ))
-        .at(location.to_string())
-        .hint("`tz-cli decrypt` and `tz-cli encrypt` give such a file another key"));
-    }
-    if !changes.is_empty() {
-        if options.secrets.is_empty() {
-            return Err(tz_io::IoError::KeyMissing { location: location.to_string() }.into());
-        }
-        let old = file.front_bytes()?;
-        let new = rewrap(&front, &old, &options.secrets, &KdfLimits::default(), &changes)?;
-        replace_front(&location, &old, &new, &options.remote)?;
-        front = TensorFile::open_with(&location, &session.access.open_front()?)?.front().clone();
+        let (location, source) = (location.to_string(), CryptoError::not_sealed(front));
+        return Err(IoError::Crypto { location, tensor: None, source }.into());
     }
     Ok(Rewrapped {
         location: location.to_string(),
-        changed: !changes.is_empty(),
-        recovered,
-        slots: Slot::list(&front)?,
+        changed: false,
+        recovered: false,
+        earlier_rewrap: None,
+        ends_in_journal: file.ends_in_journal(),
+        slots: Slot::of(&file)?,
     })
+}
+
+fn earlier(rewrap: EarlierRewrap) -> &'static str {
+    match rewrap {
+        EarlierRewrap::NotDone => "not_done",
+        EarlierRewrap::Done => "done",
+    }
 }
 
 fn changes(args: &Args, session: &Session) -> Result<Vec<SlotChange>, Failure> {

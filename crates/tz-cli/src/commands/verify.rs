@@ -67,6 +67,7 @@ fn tensors(source: &Source, job: &Job, session: &Session) -> Result<Verification
         tensors: selected.len(),
         bytes,
         unhashed,
+        ends_in_journal: matches!(source, Source::Tensors(file) if file.ends_in_journal()),
         seconds: start.elapsed().as_secs_f64(),
         failures,
     })

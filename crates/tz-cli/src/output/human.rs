@@ -107,7 +107,11 @@ fn copied(report: &Copied) -> String {
 
 fn rewrapped(report: &Rewrapped) -> String {
     let name = plain(&report.location);
-    let recovered = if report.recovered { "; an interrupted change was undone first" } else { "" };
+    let recovered = match report.earlier_rewrap {
+        Some("done") => "; an earlier change was interrupted, and is done",
+        Some(_) => "; an earlier change was interrupted, and did not happen",
+        None => "",
+    };
     let slots = counted(report.slots.len(), "key slot");
     match report.changed {
         true => format!("{name}: changed, {slots} now{recovered}"),

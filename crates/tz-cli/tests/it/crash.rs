@@ -25,11 +25,14 @@ struct Case {
     proof: &'static [&'static str],
     /// Several files make the destination. Between old and new it may be unfinished, and is then no use to a reader.
     is_folder: bool,
+    /// The file is changed where it is: between old and new, a journal follows it.
+    is_in_place: bool,
     /// What the same line says when the new state, or a part of it, is there.
     refuses: Option<&'static str>,
 }
 
-const CASE: Case = Case { line: "", before: &[], proof: &[], is_folder: false, refuses: None };
+const CASE: Case =
+    Case { line: "", before: &[], proof: &[], is_folder: false, is_in_place: false, refuses: None };
 
 const MODEL: &str =
     "vllm serialize --model src/demo --layout hf --serialized-directory out --suffix v";
@@ -48,6 +51,7 @@ const CASES: &[Case] = &[
         proof: &["diff src/a.safetensors out/m.tensors --keyfile out/key"],
         refuses: Some("never overwritten"),
         is_folder: true,
+        ..CASE
     },
     Case {
         line: "copy src/a.tensors out/m.tensors",
@@ -79,6 +83,7 @@ const CASES: &[Case] = &[
         line: "rewrap out/m.tensors --keyfile src/key --add-keyfile src/other",
         before: &["copy src/sealed.tensors out/m.tensors"],
         proof: &["verify out/m.tensors --keyfile src/other"],
+        is_in_place: true,
         ..CASE
     },
     Case {
@@ -178,8 +183,9 @@ impl World {
         let world = Self { root: tempfile::tempdir().expect("folder") };
         let src = world.path("src");
         std::fs::create_dir(&src).expect("folder");
-        // More than one write each, and lengths that no block size divides.
-        sparse_checkpoint(&src.join("a.safetensors"), 3, 30_001);
+        // More than one write each, and lengths that no block size divides. Of the last block of `a`, less is free than a
+        // journal takes.
+        sparse_checkpoint(&src.join("a.safetensors"), 3, 32_001);
         sparse_checkpoint(&src.join("b.safetensors"), 2, 45_003);
         adapter(&src.join("adapter"), 4);
         adapter(&src.join("adapter8"), 8);
@@ -261,6 +267,12 @@ impl World {
                 case.line
             );
         }
+        let is_followed = |(name, bytes): (&String, &Vec<u8>)| {
+            state.files.get(name).is_some_and(|now| now.starts_with(bytes))
+        };
+        if case.is_in_place && old.files.iter().all(is_followed) {
+            return Verdict::Old;
+        }
         let is_new = match case.proof {
             [] => state.files == new.files,
             lines => lines.iter().all(|line| self.run(line).code == 0),
@@ -287,7 +299,7 @@ impl World {
 
 /// The names of `docs/TESTING.md`, which every command passes over.
 fn is_temporary(name: &str) -> bool {
-    let endings = [".tmp", ".partial", ".front.bak"];
+    let endings = [".tmp", ".partial"];
     name.starts_with(".tz-")
         || name.starts_with('.') && endings.iter().any(|ending| name.ends_with(ending))
 }

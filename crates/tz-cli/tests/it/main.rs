@@ -20,3 +20,4 @@ mod rewrap;
 mod run;
 mod s3;
 mod vllm;
+mod waits;

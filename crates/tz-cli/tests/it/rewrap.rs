@@ -1,9 +1,15 @@
-//! `rewrap` at the command line: who opens a sealed file, before and after, and after an interruption.
+//! `rewrap` at the command line: who opens a sealed file, before and after, and beside others who change it.
+
+mod interrupted;
+mod neighbours;
 
 use std::fs;
+use std::process::Stdio;
+
+use serde_json::Value;
 
 use crate::keys::Keys;
-use crate::run::listing;
+use crate::run::{command, listing, ran};
 
 const TENSORS: &str = "s.tensors";
 
@@ -90,30 +96,63 @@ fn slots_are_listed_without_a_key() {
     assert_eq!(ran.stdout.lines().count(), 1);
     let report = keys.tz("rewrap s.tensors --json").exits(0).json();
     assert_eq!((&report["changed"], &report["recovered"]), (&false.into(), &false.into()));
+    assert_eq!(
+        (&report["earlier_rewrap"], &report["ends_in_journal"]),
+        (&Value::Null, &false.into())
+    );
     let id = report["slots"][0]["key_id"].clone();
     let table = keys.tz("inspect s.tensors --json").exits(0).json();
     assert_eq!(table["encryption"]["slots"][0]["key_id"], id);
 }
 
 #[test]
-fn an_interrupted_change_is_undone_before_the_next() {
+fn a_file_that_another_process_changes_is_busy() {
     let keys = sealed();
-    let path = keys.path().join(TENSORS);
-    let whole = fs::read(&path).unwrap();
+    let before = fs::read(keys.path().join(TENSORS)).unwrap();
+    let file = fs::File::open(keys.path().join(TENSORS)).unwrap();
+    file.lock().unwrap();
+    let ran = keys.tz("rewrap s.tensors --keyfile key --add-keyfile other").exits(3);
+    let lines: Vec<&str> = ran.stderr.lines().collect();
+    assert_eq!(lines.len(), 2, "{}", ran.stderr);
+    assert!(lines[0].contains("another process changes the file"), "{}", ran.stderr);
+    assert!(lines[1].starts_with("try: run it again"), "{}", ran.stderr);
+    // Who reads asks for no lock.
+    keys.tz("rewrap s.tensors").exits(0);
+    opens(&keys, &["--keyfile key"]);
+    assert_eq!(fs::read(keys.path().join(TENSORS)).unwrap(), before);
+    file.unlock().unwrap();
     keys.tz("rewrap s.tensors --keyfile key --add-keyfile other").exits(0);
-    let changed = fs::read(&path).unwrap();
-    let table = keys.tz("inspect s.tensors --json").exits(0).json();
-    let front = usize::try_from(table["tensors"][0]["header_offset"].as_u64().unwrap()).unwrap();
-    // As a power cut leaves it: both fronts kept beside, the new one written in part.
-    let differ = whole.iter().zip(&changed).position(|(old, new)| old != new).unwrap();
-    let torn = [&changed[..=differ], &whole[differ + 1..]].concat();
-    fs::write(&path, &torn).unwrap();
-    let backup = keys.path().join(".s.tensors.front.bak");
-    fs::write(&backup, [&whole[..front], &changed[..front]].concat()).unwrap();
-    keys.tz("deserialize s.tensors --keyfile key").exits(5);
+}
 
-    let ran = keys.tz("rewrap s.tensors --keyfile key --add-keyfile other").exits(0);
-    assert!(ran.stderr.contains("an interrupted change was undone first"), "{}", ran.stderr);
-    assert!(!backup.exists());
-    opens(&keys, &["--keyfile key", "--keyfile other"]);
+/// However they meet: whatever says that it is done, is done, and nothing else is.
+#[test]
+fn rewraps_at_once_lose_no_change_and_report_no_false_success() {
+    let keys = sealed();
+    let names = ["a", "b", "c", "d"];
+    for (byte, name) in (b'a'..).zip(names) {
+        keys.secret(name, &String::from_utf8(vec![byte; 32]).unwrap());
+    }
+    let whole = fs::read(keys.path().join(TENSORS)).unwrap();
+    for _ in 0..8 {
+        fs::write(keys.path().join(TENSORS), &whole).unwrap();
+        let start = |name: &&str| {
+            let mut command = command(keys.path());
+            command.args(["rewrap", TENSORS, "--keyfile", "key", "--add-keyfile", name]);
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        };
+        let running: Vec<_> = names.iter().map(start).collect();
+        let mut done = 0;
+        for (child, name) in running.into_iter().zip(names) {
+            let ran = ran(child.wait_with_output().unwrap());
+            let is_busy = ran.code == 3 && ran.stderr.contains("another process");
+            assert!(ran.code == 0 || is_busy, "{name}: {}", ran.stderr);
+            done += usize::from(ran.code == 0);
+            let code = if ran.code == 0 { 0 } else { 5 };
+            keys.tz(&format!("verify s.tensors --keyfile {name}")).exits(code);
+        }
+        assert!(done > 0);
+        let report = keys.tz("rewrap s.tensors --json").exits(0).json();
+        assert_eq!(report["slots"].as_array().unwrap().len(), 1 + done);
+        assert_eq!(fs::read(keys.path().join(TENSORS)).unwrap().len(), whole.len());
+    }
 }

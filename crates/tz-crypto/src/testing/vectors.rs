@@ -1,11 +1,13 @@
 //! The published vectors of the sealed profile: the same bytes from every run. What is in `fixtures/sealed` never
 //! changes; a new case gets a new name.
 
-use tz_format::{Dtype, Element, Extension, TensorPath, TensorSpec, testing};
+use tz_format::{Dtype, Element, Extension, Front, Limits, TensorPath, TensorSpec, testing};
 
 use super::{decode_front, seal_file, seeded_sealer};
+use crate::entropy::Seeded;
 use crate::front::{self, SealedFront};
 use crate::frozen::KEY_LEN;
+use crate::journal::Journal;
 use crate::slots::Slot;
 use crate::{CryptoError, KdfLimits, KdfPreset, Key, Passphrase, SealSecret, Secret};
 
@@ -21,6 +23,8 @@ pub enum Expect {
     FrontAltered,
     /// Some tensor does not open.
     Open,
+    /// The file is refused as a whole: it is longer than it was sealed, and no journal follows it.
+    FileLength,
 }
 
 impl Expect {
@@ -31,6 +35,7 @@ impl Expect {
             Self::Opens => "opens",
             Self::FrontAltered => "front altered",
             Self::Open => "open fails",
+            Self::FileLength => "wrong file length",
         }
     }
 }
@@ -131,6 +136,7 @@ pub fn vectors() -> Result<Vec<Vector>, CryptoError> {
         to.copy_from_slice(from);
     }
     vectors.push(mixed);
+    vectors.extend(interrupted()?);
     Ok(vectors)
 }
 
@@ -211,13 +217,95 @@ fn add_unknown_slot(vector: &mut Vector) -> Result<(), CryptoError> {
     let mut sealed = SealedFront::open(&front, &vector.file, &vector.secrets, &limits)?;
     let slot = Slot::Unknown(0x7f01, vec![0xa5; 99]);
     sealed.record.slots.insert(0, slot);
+    let len = front::whole(&front, &vector.file)?.len();
+    write_slots(vector.file.get_mut(..len).unwrap_or_default(), &front, &sealed)
+}
+
+/// Files as an interrupted rewrap leaves them: a second key is added to the first.
+fn interrupted() -> Result<Vec<Vector>, CryptoError> {
+    let secrets = || Ok::<_, CryptoError>((vec![SealSecret::Key(key(1)?)], 8, 64));
+    let mut vectors = Vec::new();
+    for (name, shows, expect) in [
+        (
+            "journal",
+            "the journal of a rewrap, which did not happen, follows the file",
+            Expect::Opens,
+        ),
+        ("journal_done", "the same, and the rewrap is done: key 2 opens it too", Expect::Opens),
+        ("journal_cut", "the first 100 bytes of a journal", Expect::Opens),
+        ("journal_zeros", "five bytes of its magic, then zeros", Expect::Opens),
+        ("journal_torn", "a header that was torn, and a journal", Expect::FrontAltered),
+        ("journal_too_long", "a byte more than a journal", Expect::FileLength),
+        ("tail", "zeros, then a byte: no journal", Expect::FileLength),
+    ] {
+        let mut vector = build((name, shows), secrets()?, uint8(&[100, 5000]))?;
+        let (new, journal) = rewrapped(&vector)?;
+        let old = vector.file.get(..new.len()).unwrap_or_default().to_vec();
+        // In the middle of the key that is added: the slot before it is whole.
+        let middle = old.iter().zip(&new).filter(|(old, new)| old != new).count() / 2;
+        let differ = old.iter().zip(&new).enumerate().filter(|(_, (old, new))| old != new);
+        let torn_at = differ.map(|(at, _)| at).nth(middle).unwrap_or(0);
+        let header = match name {
+            "journal_done" => new,
+            "journal_torn" => {
+                new.iter().take(torn_at).chain(old.iter().skip(torn_at)).copied().collect()
+            }
+            _ => old,
+        };
+        let mut tail = vec![0; journal.len()];
+        let kept = match name {
+            "journal_zeros" => 5,
+            "journal_cut" => 100,
+            "tail" => 0,
+            _ => journal.len(),
+        };
+        for (place, byte) in tail.iter_mut().zip(&journal).take(kept) {
+            *place = *byte;
+        }
+        match name {
+            "journal_cut" => tail.truncate(kept),
+            "journal_too_long" => tail.push(0),
+            "tail" => tail.splice(9.., [1]).for_each(drop),
+            _ => {}
+        }
+        if let Some(place) = vector.file.get_mut(..header.len()) {
+            place.copy_from_slice(&header);
+        }
+        vector.file.extend(tail);
+        vector.expect = expect;
+        if name == "journal_done" {
+            vector.secrets.push(Secret::Key(key(2)?));
+        }
+        vectors.push(vector);
+    }
+    Ok(vectors)
+}
+
+/// The header with key 2 added, and the journal of that rewrap.
+fn rewrapped(vector: &Vector) -> Result<(Vec<u8>, Vec<u8>), CryptoError> {
+    let front = decode_front(&vector.file)?;
+    let limits = KdfLimits::default();
+    let mut sealed = SealedFront::open(&front, &vector.file, &vector.secrets, &limits)?;
+    let mut entropy = Seeded::new(&format!("tz sealed vector: {}, rewrapped", vector.name));
+    sealed.record.slots.push(Slot::wrap(
+        &SealSecret::Key(key(2)?),
+        &sealed.file_key,
+        &mut entropy,
+    )?);
+    let old = front::whole(&front, &vector.file)?;
+    let mut new = old.to_vec();
+    write_slots(&mut new, &front, &sealed)?;
+    let journal = Journal::between(old, &new, &Limits::default());
+    let journal = journal.ok_or(CryptoError::Misuse("not sealed"))?.to_bytes();
+    Ok((new, journal))
+}
+
+fn write_slots(header: &mut [u8], front: &Front, sealed: &SealedFront) -> Result<(), CryptoError> {
     let (Some(slots_at), Some(mac_at)) = (front.key_slots_at(), front.metadata_mac_at()) else {
         return Err(CryptoError::Misuse("not sealed"));
     };
-    let len = front::whole(&front, &vector.file)?.len();
-    let bytes = vector.file.get_mut(..len).unwrap_or_default();
-    front::splice(bytes, slots_at, &sealed.record.write()?)?;
-    front::seal(&sealed.file_key, bytes, mac_at)
+    front::splice(header, slots_at, &sealed.record.write()?)?;
+    front::seal(&sealed.file_key, header, mac_at)
 }
 
 fn flip(file: &mut [u8], at: usize) -> Result<(), CryptoError> {

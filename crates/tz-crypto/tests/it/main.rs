@@ -4,6 +4,7 @@
 
 mod aead;
 mod boundaries;
+mod journal;
 mod keys;
 mod rewrap;
 mod support;

@@ -11,9 +11,10 @@ use crate::support::{opened, pass, refusal, seal_key, seal_pass, sealed, secret,
 
 fn try_rewrap(file: &[u8], old: Secret, changes: &[SlotChange]) -> Result<Vec<u8>, CryptoError> {
     let front = decode_front(file)?;
-    let bytes = rewrap(&front, file, &[old], &KdfLimits::default(), changes)?;
-    assert_eq!(bytes.len() as u64, front.header.front_len());
-    Ok([&bytes, &file[bytes.len()..]].concat())
+    let change = rewrap(&front, file, &[old], &KdfLimits::default(), changes)?;
+    let header = change.header();
+    assert_eq!(header.len() as u64, front.header.front_len());
+    Ok([header, &file[header.len()..]].concat())
 }
 
 #[track_caller]
@@ -108,7 +109,7 @@ fn what_cannot_be_done_is_refused() {
     let compat = FileSealer::compat(&seal_key(1), 4096).unwrap();
     let compat = seal_file(specs(&[10]), &compat, 1, Extension::default()).unwrap();
     let error = try_rewrap(&compat, secret(1), &[SlotChange::Add(seal_key(2))]);
-    assert!(matches!(error, Err(CryptoError::Misuse(_))), "{error:?}");
+    assert!(matches!(error, Err(CryptoError::NotSealed { .. })), "{error:?}");
 }
 
 #[test]

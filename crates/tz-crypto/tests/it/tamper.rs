@@ -71,7 +71,7 @@ fn e12_bytes_added_at_the_end_are_refused() {
     let expected = file.len() as u64;
     for more in [1, 8, 5000] {
         let mut longer = file.clone();
-        longer.resize(file.len() + more, 0);
+        longer.resize(file.len() + more, 0xa5);
         let found = longer.len() as u64;
         let error = refusal(&longer, &[secret(1)]);
         assert_eq!(error, CryptoError::FileLength { expected, found });

@@ -205,8 +205,9 @@ fn e17_a_front_from_before_a_rewrap_only_brings_back_its_slots() {
     let front = decode_front(&file).unwrap();
     let changes = [SlotChange::Replace(0, seal_key(2))];
     let limits = KdfLimits::default();
-    let new = rewrap(&front, &file, &[secret(1)], &limits, &changes).unwrap();
-    let rewrapped = [&new, &file[new.len()..]].concat();
+    let change = rewrap(&front, &file, &[secret(1)], &limits, &changes).unwrap();
+    let new = change.header();
+    let rewrapped = [new, &file[new.len()..]].concat();
     assert_eq!(refusal(&rewrapped, &[secret(1)]), CryptoError::WrongKey);
     let back = [&file[..new.len()], &rewrapped[new.len()..]].concat();
     assert_eq!(refusal(&back, &[secret(2)]), CryptoError::WrongKey);

@@ -152,6 +152,8 @@ fn check_verdict(name: &str, file: &[u8], entry: &Value, given: Secret) {
     let expect = text(&entry["expect"]);
     if expect == Expect::FrontAltered.name() {
         assert_eq!(opened, Err(CryptoError::FrontAltered), "{name}");
+    } else if expect == Expect::FileLength.name() {
+        assert!(matches!(opened, Err(CryptoError::FileLength { .. })), "{name}: {opened:?}");
     } else if expect == Expect::Open.name() {
         assert!(!unopened(&opened.unwrap()).is_empty(), "{name}");
     } else {

@@ -2,14 +2,14 @@
 
 use std::io::{self, Read};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::Scatter;
 use super::client::Counters;
+use super::patience::{Pace, Patience};
 use super::retry::Failure;
-use super::runtime::block_on;
+use super::runtime::attempt;
 use super::transport::cause;
 
 /// What is still to come of a body. A pause of the stall timeout within it is a failure; one of its reader is not.
@@ -18,17 +18,20 @@ pub(crate) struct LibraryBody {
     response: reqwest::Response,
     /// What came and was not wanted yet.
     ready: Bytes,
-    stall_timeout: Duration,
+    /// For who reads it as a stream.
+    patience: Patience,
     counters: Arc<Counters>,
 }
 
 impl LibraryBody {
     pub(crate) fn new(
         response: reqwest::Response,
-        stall_timeout: Duration,
+        patience: &Patience,
         counters: Arc<Counters>,
     ) -> Self {
-        Self { response, ready: Bytes::new(), stall_timeout, counters }
+        // The deadline is for the answer to a range, not for a stream.
+        let patience = Patience { deadline: None, ..patience.clone() };
+        Self { response, ready: Bytes::new(), patience, counters }
     }
 
     /// Copies the next `len` bytes to where `out` wants them.
@@ -38,9 +41,12 @@ impl LibraryBody {
         out: &mut Scatter<'_, '_>,
     ) -> Result<(), Failure> {
         let mut left = len;
+        let mut pace = Pace::new();
         while left > 0 {
             let next = self.next(usize::try_from(left).unwrap_or(usize::MAX)).await?;
             let next = next.ok_or_else(|| Failure::transient("the body ended early"))?;
+            let paced = pace.came(next.len(), self.patience.stall_timeout);
+            paced.inspect_err(|_| self.counters.stalls.add(1))?;
             left -= next.len() as u64;
             out.write(&next);
         }
@@ -50,13 +56,14 @@ impl LibraryBody {
     /// Some of the next `most` bytes; `None` at the end.
     async fn next(&mut self, most: usize) -> Result<Option<Bytes>, Failure> {
         if self.ready.is_empty() {
-            match tokio::time::timeout(self.stall_timeout, self.response.chunk()).await {
+            let stall_timeout = self.patience.stall_timeout;
+            match tokio::time::timeout(stall_timeout, self.response.chunk()).await {
                 Ok(Ok(Some(frame))) => self.ready = frame,
                 Ok(Ok(None)) => return Ok(None),
                 Ok(Err(error)) => return Err(Failure::transient(cause(error))),
                 Err(_) => {
                     self.counters.stalls.add(1);
-                    return Err(Failure::stalled(self.stall_timeout));
+                    return Err(Failure::stalled(stall_timeout));
                 }
             }
             self.counters.bytes.add(self.ready.len() as u64);
@@ -68,7 +75,8 @@ impl LibraryBody {
 /// As a blocking stream.
 impl Read for LibraryBody {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let next = block_on(self.next(buf.len())).map_err(Failure::into_io)?;
+        let patience = self.patience.clone();
+        let next = attempt(patience.within(self.next(buf.len()))).map_err(Failure::into_io)?;
         let next = next.unwrap_or_default();
         if let Some(buf) = buf.get_mut(..next.len()) {
             buf.copy_from_slice(&next);

@@ -6,55 +6,23 @@ use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, HeaderValue, header};
 
 use super::Scatter;
 use super::body::LibraryBody;
 use super::direct::{Direct, Head, Refused, SocketBody};
+use super::head::{Checked, Identity, checked};
 use super::object::Signed;
 use super::options::RemoteOptions;
-use super::retry::{Failure, Retries, refusal};
-use super::runtime::block_on;
+use super::patience::Patience;
+use super::retry::{Failure, Retries};
+use super::runtime::{attempt, block_on};
 use super::target::{RemoteKind, RemoteLocation};
-use super::transport::{cause, http_client, is_hopeless};
+use super::transport::{get, http_client};
 use crate::error::IoError;
+use crate::options::Cancel;
 use crate::source::SourceCounters;
 use crate::stats::Counter;
-
-/// What tells one version of an object from the next.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Identity {
-    etag: Option<String>,
-    last_modified: Option<String>,
-}
-
-impl Identity {
-    fn of(headers: &HeaderMap) -> Self {
-        let text = |name| {
-            headers
-                .get(name)
-                .and_then(|value: &http::HeaderValue| value.to_str().ok())
-                .map(str::to_owned)
-        };
-        Self { etag: text(header::ETAG), last_modified: text(header::LAST_MODIFIED) }
-    }
-
-    /// A weak tag never satisfies `If-Match`, so only a strong one is sent; both are compared.
-    fn strong_tag(&self) -> Option<&str> {
-        self.etag.as_deref().filter(|tag| !tag.starts_with("W/"))
-    }
-
-    fn differs(&self, other: &Self) -> bool {
-        match (&self.etag, &other.etag) {
-            (Some(first), Some(now)) => first != now,
-            _ => {
-                self.last_modified.is_some()
-                    && other.last_modified.is_some()
-                    && self.last_modified != other.last_modified
-            }
-        }
-    }
-}
 
 /// An answer whose body is still to come.
 #[derive(Debug)]
@@ -65,6 +33,13 @@ pub(crate) struct Answer {
     /// Whether the body is the range that was asked for, rather than the whole object.
     pub(crate) ranged: bool,
     pub(crate) body: Body,
+}
+
+impl Answer {
+    fn of(head: Checked, body: Body) -> Self {
+        let Checked { identity, total, ranged } = head;
+        Self { identity, total, ranged, body }
+    }
 }
 
 /// A body that may be left half read for a while and gone on with.
@@ -140,14 +115,20 @@ impl Client {
         }
     }
 
-    pub(crate) fn retries(&self) -> Retries {
-        Retries::new(self.options.retries, self.options.deadline, Arc::clone(&self.counters))
+    /// Set by the caller's flag for every location, and by the one for this work.
+    pub(crate) fn cancel(&self, work: &Cancel) -> Cancel {
+        self.options.cancel.or(work)
+    }
+
+    /// The tries of one range, until it has come or `cancel` is set.
+    pub(crate) fn retries(&self, cancel: &Cancel) -> Retries {
+        Retries::new(&self.options, cancel.clone(), Arc::clone(&self.counters))
     }
 
     /// The first request, for the first `asked` bytes: learns what the object is and brings `wanted` of them. The rest,
     /// and all of it from a server that ignores the range, is left in the body.
     pub(crate) fn first(&self, asked: u64, wanted: u64) -> Result<(Answer, Bytes), IoError> {
-        let mut retries = self.retries();
+        let mut retries = self.retries(&self.options.cancel);
         loop {
             match self.try_first(asked, wanted, &retries) {
                 Ok(found) => return Ok(found),
@@ -162,7 +143,10 @@ impl Client {
         wanted: u64,
         retries: &Retries,
     ) -> Result<(Answer, Bytes), Failure> {
-        let mut answer = self.ask(0..asked, None, retries)?;
+        let mut answer = match self.ask(0..asked, None, retries) {
+            Err(failure) if failure.is_unsatisfiable() => self.empty(failure, retries)?,
+            asked => asked?,
+        };
         if !answer.ranged {
             return Ok((answer, Bytes::new()));
         }
@@ -176,6 +160,15 @@ impl Client {
         Ok((answer, Bytes::from(first)))
     }
 
+    /// The answer of an object that lacks its first byte, if it is empty: no refusal alone makes it that.
+    fn empty(&self, refused: Failure, retries: &Retries) -> Result<Answer, Failure> {
+        let whole = attempt(retries.patience.within(self.get(None, None, &retries.patience)))?;
+        match whole {
+            Answer { ranged: false, total: Some(0), .. } => Ok(Answer { ranged: true, ..whole }),
+            _ => Err(refused),
+        }
+    }
+
     /// Requests `range`, of the object that `identity` describes, by the shortest way that the server's answers allow.
     pub(crate) fn ask(
         &self,
@@ -186,7 +179,7 @@ impl Client {
         if let Some(answer) = self.ask_direct(&range, identity, retries)? {
             return Ok(answer);
         }
-        block_on(retries.within(self.get(range, identity)))
+        attempt(retries.patience.within(self.get(Some(range), identity, &retries.patience)))
     }
 
     /// Reads the next `len` bytes of an answer's body.
@@ -198,15 +191,11 @@ impl Client {
         retries: &Retries,
     ) -> Result<(), Failure> {
         match body {
-            Body::Library(body) => block_on(retries.within(body.read_to(len, out))),
+            Body::Library(body) => attempt(retries.patience.within(body.read_to(len, out))),
             Body::Socket(body) => {
-                let received = |bytes| {
-                    self.counters.bytes.add(bytes);
-                    retries.check()
-                };
-                let stall_timeout = retries.at_most(self.options.stall_timeout);
-                let read = body.read_to(len, out, stall_timeout, received);
-                read.map_err(|failure| self.counted(failure, retries))
+                let received = |bytes| self.counters.bytes.add(bytes);
+                let read = body.read_to(len, out, &retries.patience, received);
+                read.inspect_err(|failure| self.count(failure))
             }
         }
     }
@@ -226,31 +215,27 @@ impl Client {
         retries: &Retries,
     ) -> Result<Option<Answer>, Failure> {
         let Some(direct) = &self.direct else { return Ok(None) };
-        let url = block_on(self.url())?;
+        let url = attempt(retries.patience.within(self.url()))?;
         if !direct.serves(&url) {
             return Ok(None);
         }
         let tag = identity.and_then(Identity::strong_tag);
         self.counters.requests.add(1);
-        match direct.get(&url, range, tag, retries.at_most(self.options.stall_timeout)) {
+        match direct.get(&url, range, tag, &retries.patience) {
             Ok(Head { status, headers, body }) => {
-                let checked = checked(status, &headers, Some(body.left()), range, identity)?;
-                Ok(Some(checked.with(Body::Socket(body))))
+                let checked = checked(status, &headers, Some(range), identity)?;
+                Ok(Some(Answer::of(checked, Body::Socket(body))))
             }
             Err(Refused::Unusual) => Ok(None),
-            Err(Refused::Failed(failure)) => Err(self.counted(failure, retries)),
+            Err(Refused::Failed(failure)) => {
+                self.count(&failure);
+                Err(failure)
+            }
         }
     }
 
-    /// Counts a stall, unless it is the deadline that ended the wait.
-    fn counted(&self, failure: Failure, retries: &Retries) -> Failure {
-        match retries.check() {
-            Err(late) if failure.is_stall() => late,
-            _ => {
-                self.counters.stalls.add(failure.is_stall().into());
-                failure
-            }
-        }
+    fn count(&self, failure: &Failure) {
+        self.counters.stalls.add(failure.is_stall().into());
     }
 
     async fn url(&self) -> Result<url::Url, Failure> {
@@ -269,115 +254,38 @@ impl Client {
         Ok(self.http.get_or_init(|| client))
     }
 
-    /// Through the library.
-    async fn get(&self, range: Range<u64>, identity: Option<&Identity>) -> Result<Answer, Failure> {
+    /// Through the library; without a range, of the whole object.
+    async fn get(
+        &self,
+        range: Option<Range<u64>>,
+        identity: Option<&Identity>,
+        patience: &Patience,
+    ) -> Result<Answer, Failure> {
         let url = self.url().await?;
-        let asked = format!("bytes={}-{}", range.start, range.end - 1);
-        let mut request = self.http()?.get(url).header(header::RANGE, asked);
+        let mut headers = HeaderMap::new();
+        let mut set = |name, value: &str| -> Result<(), Failure> {
+            headers.insert(name, HeaderValue::from_str(value).map_err(Failure::permanent)?);
+            Ok(())
+        };
+        if let Some(range) = &range {
+            set(header::RANGE, &format!("bytes={}-{}", range.start, range.end - 1))?;
+        }
         // A compressed body has other offsets.
-        request = request.header(header::ACCEPT_ENCODING, "identity");
+        set(header::ACCEPT_ENCODING, "identity")?;
         if let Some(tag) = identity.and_then(Identity::strong_tag) {
-            request = request.header(header::IF_MATCH, tag);
+            set(header::IF_MATCH, tag)?;
         }
         self.counters.requests.add(1);
-        let sent = tokio::time::timeout(self.options.stall_timeout, request.send()).await;
-        let response = match sent {
-            Ok(Ok(response)) => response,
-            Ok(Err(error)) if is_hopeless(&error) => {
-                return Err(Failure::permanent(cause(error)));
-            }
-            Ok(Err(error)) => return Err(Failure::transient(cause(error))),
-            Err(_) => {
-                self.counters.stalls.add(1);
-                return Err(Failure::stalled(self.options.stall_timeout));
-            }
+        let asked = get(self.http()?, url, &headers);
+        let Ok(response) = tokio::time::timeout(self.options.stall_timeout, asked).await else {
+            self.counters.stalls.add(1);
+            return Err(Failure::stalled(self.options.stall_timeout));
         };
-        let len = response.content_length();
-        let checked = checked(response.status(), response.headers(), len, &range, identity)?;
+        let response = response?;
+        let (status, headers) = (response.status(), response.headers());
+        let checked = checked(status, headers, range.as_ref(), identity)?;
         let counters = Arc::clone(&self.counters);
-        let body = LibraryBody::new(response, self.options.stall_timeout, counters);
-        Ok(checked.with(Body::Library(body)))
-    }
-}
-
-/// What the head of an answer says.
-struct Checked {
-    identity: Identity,
-    total: Option<u64>,
-    ranged: bool,
-}
-
-impl Checked {
-    fn with(self, body: Body) -> Answer {
-        let Self { identity, total, ranged } = self;
-        Answer { identity, total, ranged, body }
-    }
-}
-
-/// Holds the head of an answer against what was asked.
-fn checked(
-    status: StatusCode,
-    headers: &HeaderMap,
-    len: Option<u64>,
-    range: &Range<u64>,
-    identity: Option<&Identity>,
-) -> Result<Checked, Failure> {
-    let now = Identity::of(headers);
-    let content_range = headers.get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok());
-    let (total, ranged) = match status {
-        StatusCode::PARTIAL_CONTENT => {
-            let placed = content_range.and_then(parse_content_range);
-            let (start, total) = placed
-                .ok_or_else(|| Failure::permanent("an answer without a valid Content-Range"))?;
-            if start != range.start {
-                return Err(Failure::permanent("the server answered another range"));
-            }
-            (total, true)
-        }
-        StatusCode::OK => (len, false),
-        // An empty object has no byte 0: the answer to `bytes=0-` is 416, from most servers with its length.
-        StatusCode::RANGE_NOT_SATISFIABLE
-            if range.start == 0 && matches!(content_range, None | Some("bytes */0")) =>
-        {
-            (Some(0), true)
-        }
-        _ => return Err(refusal(status, headers, identity.is_some())),
-    };
-    if identity.is_some_and(|identity| identity.differs(&now)) {
-        return Err(Failure::changed());
-    }
-    Ok(Checked { identity: now, total, ranged })
-}
-
-/// `bytes start-end/total`, total possibly `*`.
-fn parse_content_range(text: &str) -> Option<(u64, Option<u64>)> {
-    let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
-    let start = range.split_once('-')?.0.parse().ok()?;
-    match total {
-        "*" => Some((start, None)),
-        total => Some((start, Some(total.parse().ok()?))),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn content_ranges() {
-        assert_eq!(parse_content_range("bytes 5-9/100"), Some((5, Some(100))));
-        assert_eq!(parse_content_range("bytes 0-0/*"), Some((0, None)));
-        for bad in ["", "bytes */5", "bytes 5/9", "5-9/100", "bytes a-b/c"] {
-            assert_eq!(parse_content_range(bad), None, "{bad}");
-        }
-    }
-
-    #[test]
-    fn identities() {
-        let tag = |etag: &str| Identity { etag: Some(etag.into()), last_modified: None };
-        let date = |date: &str| Identity { etag: None, last_modified: Some(date.into()) };
-        assert!(tag("\"a\"").differs(&tag("\"b\"")) && !tag("\"a\"").differs(&tag("\"a\"")));
-        assert!(date("x").differs(&date("y")) && !date("x").differs(&tag("\"a\"")));
-        assert_eq!((tag("W/\"a\"").strong_tag(), tag("\"a\"").strong_tag()), (None, Some("\"a\"")));
+        let body = LibraryBody::new(response, patience, counters);
+        Ok(Answer::of(checked, Body::Library(body)))
     }
 }

@@ -13,11 +13,14 @@ use http::{Method, StatusCode, header};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::gcp::GoogleCloudStorageBuilder;
 
+use super::bounded::{MAX_ANSWER, Unread, text};
+use super::connector::Connector;
 use super::credentials::{ENVIRONMENT, told};
 use super::object::{Access, Signed, client_options, failed, retry};
 use super::options::RemoteOptions;
-use super::presigned::{COMPLETING, answered, exists};
+use super::presigned::{COMPLETING, exists};
 use super::transport::{cause, http_client};
+use super::words::answered;
 use crate::error::IoError;
 
 /// Stands in for a key where a signature is made only to learn an object's address. Base64, as Azure's keys are.
@@ -58,8 +61,8 @@ pub(crate) fn google(bucket: &str, options: &RemoteOptions, name: &str) -> Resul
     for (key, value) in settings("GOOGLE_", env::vars_os()) {
         builder = builder.with_config(key, value);
     }
-    let builder =
-        builder.with_client_options(client_options(options, name, true)?).with_retry(retry());
+    let builder = builder.with_client_options(client_options()).with_retry(retry(options));
+    let builder = builder.with_http_connector(Connector::new(options, name)?);
     let store = Arc::new(builder.build().map_err(failed(name, "set up access to"))?);
     Ok(Access { signer: Arc::clone(&store) as _, store, instead: None })
 }
@@ -76,8 +79,8 @@ pub(crate) fn azure(
     if let Some(endpoint) = variable("IDENTITY_ENDPOINT") {
         builder = builder.with_msi_endpoint(endpoint);
     }
-    let builder =
-        builder.with_client_options(client_options(options, name, true)?).with_retry(retry());
+    let builder = builder.with_client_options(client_options()).with_retry(retry(options));
+    let builder = builder.with_http_connector(Connector::new(options, name)?);
     let build = |builder: MicrosoftAzureBuilder| {
         builder.build().map(Arc::new).map_err(failed(name, "set up access to"))
     };
@@ -129,16 +132,18 @@ pub(crate) async fn commit_new(
     // A store that has everything may take its time to put it together.
     let patience = options.stall_timeout.saturating_mul(4);
     let sent = tokio::time::timeout(patience, async {
-        let response = request.send().await?;
-        Ok::<_, reqwest::Error>((response.status(), response.text().await?))
+        let response = request.send().await.map_err(Unread::Broken)?;
+        Ok((response.status(), text(response, MAX_ANSWER).await?))
     });
-    let (status, text) = sent
-        .await
-        .map_err(|_| network(format!("no answer for {patience:?}")))?
-        .map_err(|error| network(cause(error)))?;
+    let sent = sent.await.map_err(|_| network(format!("no answer for {patience:?}")))?;
+    let (status, text) = sent.map_err(|unread| match unread {
+        Unread::TooLong => network(format!("an answer of more than {MAX_ANSWER} bytes")),
+        Unread::Broken(error) => network(cause(error)),
+    })?;
     match status {
         StatusCode::CONFLICT | StatusCode::PRECONDITION_FAILED => Err(exists(name)),
-        status if status.is_success() => Ok(()),
+        // What Azure says of a blob that now is there.
+        StatusCode::CREATED => Ok(()),
         status => Err(network(answered(&status.to_string(), &text))),
     }
 }

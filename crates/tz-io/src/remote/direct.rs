@@ -5,7 +5,7 @@
 //! is out of the ordinary (an answer without a length, a redirect) is left to the library: [`Refused::Unusual`].
 
 use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::TcpStream;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -15,17 +15,20 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use url::Url;
 
 use super::Scatter;
+use super::patience::{Pace, Patience, is_timeout};
+use super::prospect::not_connected;
 use super::retry::Failure;
-use super::transport::{CONNECT_TIMEOUT, USER_AGENT};
+use super::runtime::block_on;
+use super::transport::{CONNECT_TIMEOUT, USER_AGENT, has_proxy};
+use super::words::content_length;
 
 /// Longest head of an answer.
 const MAX_HEAD: usize = 64 << 10;
+const ENDED_EARLY: &str = "the body ended early";
 /// Most header fields of an answer.
 const MAX_FIELDS: usize = 100;
 /// How long a connection may wait for its next request: servers close them after five seconds and more.
 const KEPT: Duration = Duration::from_secs(4);
-/// Variables that name proxies: then nothing goes to a server directly.
-const PROXIES: [&str; 4] = ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"];
 
 /// Asks one server.
 #[derive(Debug)]
@@ -74,12 +77,13 @@ pub(crate) struct SocketBody {
     left: u64,
     /// Whether the server closes the connection after it.
     closes: bool,
+    /// For who reads it as a stream.
+    patience: Patience,
 }
 
 impl Direct {
     pub(crate) fn new() -> Self {
-        let named = |name: &&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-        Self { idle: Mutex::default(), refused: PROXIES.iter().any(named).into() }
+        Self { idle: Mutex::default(), refused: has_proxy().into() }
     }
 
     /// Whether requests to `url` may go by it.
@@ -96,9 +100,9 @@ impl Direct {
         url: &Url,
         range: &Range<u64>,
         tag: Option<&str>,
-        stall_timeout: Duration,
+        patience: &Patience,
     ) -> Result<Head, Refused> {
-        let asked = self.try_get(url, range, tag, stall_timeout);
+        let asked = self.try_get(url, range, tag, patience);
         if matches!(asked, Err(Refused::Unusual)) {
             self.refused.store(true, Ordering::Relaxed);
         }
@@ -110,23 +114,18 @@ impl Direct {
         url: &Url,
         range: &Range<u64>,
         tag: Option<&str>,
-        stall_timeout: Duration,
+        patience: &Patience,
     ) -> Result<Head, Refused> {
         let request = request(url, range, tag).ok_or(Refused::Unusual)?;
         let mut connection = match self.idle() {
             Some(connection) => connection,
-            None => Connection::open(url)?,
+            None => Connection::open(url, patience)?,
         };
-        connection.limit(stall_timeout)?;
-        let (status, headers) = match connection.exchange(&request) {
-            Ok(head) => head,
-            Err(Gone::Broken(error)) => return Err(timed(error, stall_timeout).into()),
-            Err(Gone::Unusual) => return Err(Refused::Unusual),
-        };
+        let (status, headers) = connection.exchange(&request, patience)?;
         let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
         let is_chunked = headers.contains_key(header::TRANSFER_ENCODING);
-        let len = text(header::CONTENT_LENGTH).filter(|_| !is_chunked);
-        let left = match len.and_then(|len| len.parse().ok()) {
+        let len = content_length(&headers)?.filter(|_| !is_chunked);
+        let left = match len {
             Some(left) if !status.is_redirection() => left,
             // Nobody reads why.
             None if status.is_client_error() || status.is_server_error() => 0,
@@ -134,7 +133,9 @@ impl Direct {
         };
         let closes = text(header::CONNECTION).map(str::to_ascii_lowercase);
         let closes = len.is_none() || closes.is_some_and(|value| value.contains("close"));
-        Ok(Head { status, headers, body: SocketBody { connection, left, closes } })
+        // The deadline is for the answer to a range, not for a stream.
+        let patience = Patience { deadline: None, ..patience.clone() };
+        Ok(Head { status, headers, body: SocketBody { connection, left, closes, patience } })
     }
 
     /// A connection that the server is not likely to have closed since.
@@ -146,7 +147,7 @@ impl Direct {
 
     /// Keeps the connection of a body that has been read to its end for the next request.
     pub(crate) fn keep(&self, body: SocketBody) {
-        let SocketBody { mut connection, left, closes } = body;
+        let SocketBody { mut connection, left, closes, .. } = body;
         if left == 0 && !closes && connection.ahead.is_empty() {
             connection.since = Instant::now();
             self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
@@ -155,54 +156,50 @@ impl Direct {
 }
 
 impl SocketBody {
-    /// Bytes that are still to come.
-    pub(crate) fn left(&self) -> u64 {
-        self.left
-    }
-
     /// Reads the next `len` bytes to where `out` wants them. `received` is told of every read.
     pub(crate) fn read_to(
         &mut self,
         len: u64,
         out: &mut Scatter<'_, '_>,
-        stall_timeout: Duration,
-        received: impl Fn(u64) -> Result<(), Failure>,
+        patience: &Patience,
+        received: impl Fn(u64),
     ) -> Result<(), Failure> {
-        self.connection.limit(stall_timeout)?;
+        let mut pace = Pace::new();
         let mut wanted = len;
         while wanted > 0 {
             let room = out.room();
             let most = room.len().min(usize::try_from(wanted).unwrap_or(usize::MAX));
             let room = room.get_mut(..most).filter(|room| !room.is_empty());
             let room = room.ok_or_else(|| Failure::permanent("more bytes than room"))?;
-            match self.read(room).map_err(|error| timed(error, stall_timeout))? {
-                0 => return Err(Failure::transient("the body ended early")),
+            match self.some(room, &mut pace, patience)? {
+                0 => return Err(Failure::transient(ENDED_EARLY)),
                 read => {
                     out.advance(read);
                     wanted -= read as u64;
-                    received(read as u64)?;
+                    received(read as u64);
+                    patience.check()?;
                 }
             }
         }
         Ok(())
     }
-}
 
-/// Ends early without an error where the server does.
-impl Read for SocketBody {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+    /// Some of the bytes that are left; none where the server has ended early.
+    fn some(
+        &mut self,
+        buf: &mut [u8],
+        pace: &mut Pace,
+        patience: &Patience,
+    ) -> Result<usize, Failure> {
         let most = buf.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
         let Some(buf) = buf.get_mut(..most).filter(|buf| !buf.is_empty()) else { return Ok(0) };
         let Connection { socket, ahead, .. } = &mut self.connection;
         let read = if ahead.is_empty() {
-            loop {
-                match socket.read(buf) {
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    read => break read?,
-                }
-            }
+            let read = wait(patience, pace, || socket.read(buf))?;
+            pace.came(read, patience.stall_timeout)?;
+            read
         } else {
-            let read = ahead.as_slice().read(buf)?;
+            let read = ahead.as_slice().read(buf).map_err(broken)?;
             ahead.drain(..read);
             read
         };
@@ -211,57 +208,93 @@ impl Read for SocketBody {
     }
 }
 
-/// How an exchange ended without the head of an answer.
-enum Gone {
-    Broken(io::Error),
-    Unusual,
+/// As a stream, which must not end before the length that was stated.
+impl Read for SocketBody {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let patience = self.patience.clone();
+        match self.some(buf, &mut Pace::new(), &patience).map_err(Failure::into_io)? {
+            0 if self.left > 0 && !buf.is_empty() => Err(io::Error::other(ENDED_EARLY)),
+            read => Ok(read),
+        }
+    }
+}
+
+/// Repeats a call on a socket, which blocks for a moment at most, until something moves.
+fn wait(
+    patience: &Patience,
+    pace: &Pace,
+    mut call: impl FnMut() -> io::Result<usize>,
+) -> Result<usize, Failure> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if is_timeout(&error) => {
+                patience.check()?;
+                pace.silent(patience.stall_timeout)?;
+            }
+            done => return done.map_err(broken),
+        }
+    }
 }
 
 impl Connection {
-    fn open(url: &Url) -> Result<Self, Failure> {
+    /// Looks up the name and connects on the runtime, where both can be given up.
+    fn open(url: &Url, patience: &Patience) -> Result<Self, Failure> {
         let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
-        let addresses = (host, url.port_or_known_default().unwrap_or(80)).to_socket_addrs();
-        let mut last = io::Error::from(io::ErrorKind::NotFound);
-        for address in addresses.map_err(broken)? {
-            match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
-                Ok(socket) => {
-                    socket.set_nodelay(true).map_err(broken)?;
-                    return Ok(Self { socket, ahead: Vec::new(), since: Instant::now() });
+        let port = url.port_or_known_default().unwrap_or(80);
+        let connected = async {
+            let mut last = io::Error::from(io::ErrorKind::NotFound);
+            for address in tokio::net::lookup_host((host, port)).await.map_err(not_connected)? {
+                let connecting = tokio::net::TcpStream::connect(address);
+                match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+                    Ok(Ok(socket)) => return socket.into_std().map_err(broken),
+                    Ok(Err(error)) => last = error,
+                    Err(_) => last = io::ErrorKind::TimedOut.into(),
                 }
-                Err(error) => last = error,
             }
+            Err(not_connected(last))
+        };
+        let socket = block_on(patience.within(connected))?;
+        let look = Some(patience.look());
+        let set_up = socket.set_nonblocking(false).and_then(|()| socket.set_nodelay(true));
+        let set_up = set_up.and_then(|()| socket.set_read_timeout(look));
+        set_up.and_then(|()| socket.set_write_timeout(look)).map_err(broken)?;
+        Ok(Self { socket, ahead: Vec::new(), since: Instant::now() })
+    }
+
+    /// Sends a request and reads the head of the answer, which must be whole before the stall timeout.
+    fn exchange(
+        &mut self,
+        request: &[u8],
+        patience: &Patience,
+    ) -> Result<(StatusCode, HeaderMap), Refused> {
+        let pace = Pace::new();
+        let mut unsent = request;
+        while !unsent.is_empty() {
+            let sent = wait(patience, &pace, || self.socket.write(unsent))?;
+            unsent = unsent.get(sent..).unwrap_or_default();
         }
-        Err(broken(last))
-    }
-
-    /// How long a read or write may wait.
-    fn limit(&self, stall_timeout: Duration) -> Result<(), Failure> {
-        let limited = self.socket.set_read_timeout(Some(stall_timeout));
-        limited.and_then(|()| self.socket.set_write_timeout(Some(stall_timeout))).map_err(broken)
-    }
-
-    fn exchange(&mut self, request: &[u8]) -> Result<(StatusCode, HeaderMap), Gone> {
-        self.socket.write_all(request).map_err(Gone::Broken)?;
         self.ahead.clear();
         let mut buffer = [0; 4096];
         loop {
-            let read = match self.socket.read(&mut buffer) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
-                read => read,
-            };
-            let read = read.map_err(Gone::Broken)?;
+            let read = wait(patience, &pace, || self.socket.read(&mut buffer))?;
+            if read == 0 {
+                return Err(broken(io::ErrorKind::UnexpectedEof.into()).into());
+            }
             self.ahead.extend_from_slice(buffer.get(..read).unwrap_or_default());
             let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
             let mut response = httparse::Response::new(&mut fields);
             match response.parse(&self.ahead) {
                 Ok(httparse::Status::Complete(len)) => {
-                    let head = understood(&response).ok_or(Gone::Unusual)?;
+                    let head = understood(&response).ok_or(Refused::Unusual)?;
                     self.ahead.drain(..len);
                     return Ok(head);
                 }
-                Ok(httparse::Status::Partial) if self.ahead.len() < MAX_HEAD => {}
-                _ => return Err(Gone::Unusual),
+                Ok(httparse::Status::Partial) if self.ahead.len() < MAX_HEAD => {
+                    patience.check()?;
+                    pace.silent(patience.stall_timeout)?;
+                }
+                _ => return Err(Refused::Unusual),
             }
         }
     }
@@ -298,11 +331,4 @@ fn request(url: &Url, range: &Range<u64>, tag: Option<&str>) -> Option<Vec<u8>> 
 
 fn broken(error: io::Error) -> Failure {
     Failure::transient(error.to_string())
-}
-
-fn timed(error: io::Error, stall_timeout: Duration) -> Failure {
-    match error.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Failure::stalled(stall_timeout),
-        _ => broken(error),
-    }
 }

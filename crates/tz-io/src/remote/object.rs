@@ -14,12 +14,13 @@ use object_store::{ClientOptions, ObjectStore, ObjectStoreExt as _, RetryConfig}
 use url::Url;
 
 use super::clouds;
+use super::connector::Connector;
 use super::credentials::{self, Resolved};
 use super::options::{Addressing, RemoteOptions};
-use super::presigned::answered;
 use super::retry::Failure;
 use super::target::{RemoteKind, RemoteLocation, StoreKind};
-use super::transport::{Last, has_system_certificates};
+use super::transport::Last;
+use super::words::{answered, shown};
 use crate::error::IoError;
 
 /// How long a signed URL is valid.
@@ -155,44 +156,22 @@ pub(crate) fn reason(error: &object_store::Error) -> String {
             answered(status.trim_end_matches(':'), body)
         }
         None if text.contains("error response") => answered("200 OK", &text),
-        None => text,
+        None => shown(&text).into_owned(),
     }
 }
 
 /// The stores' own requests are few and small, or parts of an upload; this is how they are tried again.
-pub(crate) fn retry() -> RetryConfig {
+pub(crate) fn retry(options: &RemoteOptions) -> RetryConfig {
     RetryConfig {
-        max_retries: 8,
+        max_retries: usize::try_from(options.retries).unwrap_or(usize::MAX),
         retry_timeout: Duration::from_secs(300),
         ..RetryConfig::default()
     }
 }
 
-pub(crate) fn client_options(
-    options: &RemoteOptions,
-    name: &str,
-    tls: bool,
-) -> Result<ClientOptions, IoError> {
-    // Read where somebody may show one: that takes longer than a request.
-    let system_certificates = tls && has_system_certificates();
-    // A part of an upload may take long on a slow link; what must not happen is that nothing moves.
-    let mut client = ClientOptions::new()
-        .with_timeout_disabled()
-        .with_read_timeout(options.stall_timeout.saturating_mul(4))
-        .with_allow_http(true)
-        .with_no_system_certificates(options.ca_bundle.is_none() && !system_certificates);
-    if let Some(path) = &options.ca_bundle {
-        let shown = path.display().to_string();
-        let pem = std::fs::read(path).map_err(IoError::io(&shown, "read certificates from"))?;
-        let bundle = object_store::Certificate::from_pem_bundle(&pem);
-        let invalid = |error: object_store::Error| {
-            IoError::io(name, "read certificates")(io::Error::other(error))
-        };
-        for certificate in bundle.map_err(invalid)? {
-            client = client.with_root_certificate(certificate);
-        }
-    }
-    Ok(client)
+/// Read by the connector; endpoints without TLS are the user's choice.
+pub(crate) fn client_options() -> ClientOptions {
+    ClientOptions::new().with_allow_http(true)
 }
 
 fn s3(
@@ -201,14 +180,12 @@ fn s3(
     options: &RemoteOptions,
     name: &str,
 ) -> Result<AmazonS3Builder, IoError> {
-    let plain = resolved.endpoint.as_ref().is_some_and(|endpoint| endpoint.scheme() == "http");
-    // The services that hand out keys may speak TLS although the endpoint does not.
-    let tls = !plain || resolved.ambient.is_some();
     let mut builder = AmazonS3Builder::new()
         .with_bucket_name(bucket)
         .with_region(&resolved.region)
-        .with_client_options(client_options(options, name, tls)?)
-        .with_retry(retry())
+        .with_client_options(client_options())
+        .with_http_connector(Connector::new(options, name)?)
+        .with_retry(retry(options))
         // TLS and the store's own checks protect the body; hashing every part again would halve the upload.
         .with_unsigned_payload(true);
     match (&resolved.keys, &resolved.ambient) {

@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::options::Cancel;
+
 /// How to talk to servers.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -12,9 +14,11 @@ pub struct RemoteOptions {
     pub s3: S3Options,
     /// File of PEM certificates to trust beside the system's.
     pub ca_bundle: Option<PathBuf>,
-    /// A transfer that brings no byte for this long is broken off and resumed. Default 30 s.
+    /// A transfer that brings no byte for this long, or less than 32 bytes per second over it, is broken off and
+    /// resumed. Default 30 s.
     pub stall_timeout: Duration,
-    /// Retries of one range that bring no progress, before the read fails. Default 8.
+    /// Retries of one range that bring no progress, before the read fails. Default 8; at most 5 where nothing accepts
+    /// connections.
     pub retries: u32,
     /// A read that has waited this long for one range fails, retries included. Default none.
     pub deadline: Option<Duration>,
@@ -22,6 +26,9 @@ pub struct RemoteOptions {
     /// front waits in the connection for the reader that goes on there: a request less, and a file of up to 16 MiB in
     /// one. Default false: who wants the front or single tensors keeps the connection for those.
     pub whole: bool,
+    /// Ends every wait for a server when set, and the work with [`crate::IoError::Cancelled`]. [`crate::ReadOptions`]
+    /// and [`crate::WriteOptions`] have a flag for one load or one write.
+    pub cancel: Cancel,
     /// Read plain HTTP from the socket into the caller's memory, past the HTTP library. Default true; there is no
     /// reason to turn it off but a server that is served better by the library.
     pub direct: bool,
@@ -36,6 +43,7 @@ impl Default for RemoteOptions {
             retries: 8,
             deadline: None,
             whole: false,
+            cancel: Cancel::default(),
             direct: true,
         }
     }

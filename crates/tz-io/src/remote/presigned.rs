@@ -1,8 +1,10 @@
 //! Requests to S3 about one object, sent over presigned URLs: multipart uploads and the list of unfinished ones. Owns
-//! [`S3Object`] and [`unfinished_uploads`].
+//! [`S3Object`].
 //!
 //! `object_store` could send most of them. These count and retry as reads do, tell a slow link from a dead one by
 //! whether bytes move, and complete an upload under a condition.
+
+mod unfinished;
 
 use std::io;
 use std::pin::pin;
@@ -14,25 +16,33 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use object_store::path::Path;
 use object_store::signer::SignedUrlOptions;
 
+use super::bounded::{self, MAX_ANSWER, Unread};
 use super::client::Counters;
 use super::metered::Metered;
 use super::object::{SIGNED_FOR, Signed, failed};
 use super::options::RemoteOptions;
+use super::prospect::judged;
 use super::retry::{Failure, Retries, retry_after};
-use super::runtime::block_on;
-use super::target::{RemoteKind, RemoteLocation, StoreKind};
-use super::transport::{cause, http_client, is_hopeless};
+use super::transport::http_client;
+use super::words::{answered, element, is_document, is_word, word_of};
 use crate::error::IoError;
+use crate::options::Cancel;
 
-const STARTING: &str = "start an upload to";
+pub use unfinished::unfinished_uploads;
+
+pub(crate) const STARTING: &str = "start an upload to";
 const UPLOADING: &str = "upload to";
 pub(crate) const COMPLETING: &str = "complete the upload to";
+pub(crate) const COPYING: &str = "copy on the server";
 const REMOVING: &str = "remove an unfinished upload of";
 const LISTING: &str = "list unfinished uploads of";
 
 /// Stall timeouts that pass before a server that has every byte is given up: it may take its time to put a part away,
 /// or an object together.
 const PATIENCE: u32 = 4;
+
+/// Most bytes of a page of unfinished uploads: 1,000 of them, each with a key of up to 1,024 bytes and as much again.
+const MAX_LISTING: usize = 2 << 20;
 
 /// An object of S3 and how to reach it.
 #[derive(Debug)]
@@ -43,6 +53,34 @@ pub(crate) struct S3Object {
     counters: Arc<Counters>,
 }
 
+/// What must stand at the object's place when it is made visible.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Condition<'a> {
+    /// Anything.
+    None,
+    /// No object.
+    New,
+    /// The version with this entity tag.
+    Version(&'a str),
+}
+
+impl Condition<'_> {
+    fn header(&self) -> Option<(header::HeaderName, &str)> {
+        match self {
+            Self::None => None,
+            Self::New => Some((header::IF_NONE_MATCH, "*")),
+            Self::Version(tag) => Some((header::IF_MATCH, tag)),
+        }
+    }
+
+    fn failed(self, name: &str) -> IoError {
+        match self {
+            Self::Version(_) => IoError::Changed { location: name.to_owned() },
+            Self::None | Self::New => exists(name),
+        }
+    }
+}
+
 /// One request.
 struct Ask<'a> {
     method: Method,
@@ -51,7 +89,11 @@ struct Ask<'a> {
     headers: HeaderMap,
     body: Bytes,
     doing: &'static str,
+    /// Bytes that the answer may have.
+    most: usize,
     retries: u32,
+    /// Ends it. What takes effect on the server ends by itself; who asks for it waits no longer than it can.
+    cancel: Cancel,
     patience: u32,
     /// What to do about a request of which nothing is known but that it was not answered.
     unanswered: fn(String) -> Failure,
@@ -64,6 +106,13 @@ struct Answer {
     text: String,
     /// Whether an earlier try may have taken effect: it was sent, and not answered.
     in_doubt: bool,
+}
+
+impl Answer {
+    /// Whether this is a success, told by a whole document of this name.
+    fn says(&self, name: &str) -> bool {
+        self.status == StatusCode::OK && is_document(&self.text, name)
+    }
 }
 
 impl S3Object {
@@ -80,7 +129,9 @@ impl S3Object {
             headers: HeaderMap::new(),
             body: Bytes::new(),
             doing,
+            most: MAX_ANSWER,
             retries: self.options.retries,
+            cancel: self.options.cancel.clone(),
             patience: PATIENCE,
             unanswered: Failure::transient,
         }
@@ -89,11 +140,11 @@ impl S3Object {
     /// Starts an upload. One whose answer is lost stays behind without parts, for a later writer to name.
     pub(crate) async fn start(&self) -> Result<String, IoError> {
         let query = [("uploads", "")];
-        let answer = self.send(Ask { query: &query, ..self.ask(Method::POST, STARTING) }).await?;
-        match element(&answer.text, "UploadId") {
-            Some(id) if answer.status.is_success() => Ok(unescaped(id)),
-            _ => Err(self.refused(&answer, STARTING)),
-        }
+        let ask = self.ask(Method::POST, STARTING);
+        let answer = self.send(Ask { query: &query, cancel: Cancel::default(), ..ask }).await?;
+        let id = word_of(&answer.text, "UploadId");
+        id.filter(|_| answer.says("InitiateMultipartUploadResult"))
+            .ok_or_else(|| self.refused(&answer, STARTING))
     }
 
     /// Sends part `number`, counted from 1; gives its entity tag.
@@ -107,19 +158,20 @@ impl S3Object {
         let query = [("partNumber", &*number), ("uploadId", id)];
         let answer =
             self.send(Ask { query: &query, body, ..self.ask(Method::PUT, UPLOADING) }).await?;
-        match answer.headers.get(header::ETAG).and_then(|tag| tag.to_str().ok()) {
+        let tag = answer.headers.get(header::ETAG).and_then(|tag| tag.to_str().ok());
+        match tag.filter(|tag| is_word(tag)) {
             Some(tag) if answer.status.is_success() => Ok(tag.to_owned()),
             _ => Err(self.refused(&answer, UPLOADING)),
         }
     }
 
-    /// Makes an object of `len` bytes of the parts with these tags; with `create_only`, unless there is one.
+    /// Makes an object of `len` bytes of the parts with these tags, where `condition` holds.
     pub(crate) async fn complete(
         &self,
         id: &str,
         tags: &[String],
         len: u64,
-        create_only: bool,
+        condition: Condition<'_>,
     ) -> Result<(), IoError> {
         let mut body = String::from("<CompleteMultipartUpload>");
         for (number, tag) in (1_u32..).zip(tags) {
@@ -132,18 +184,23 @@ impl S3Object {
         let query = [("uploadId", id)];
         let mut ask =
             Ask { query: &query, body: body.into(), ..self.ask(Method::POST, COMPLETING) };
-        if create_only {
-            ask.headers.insert(header::IF_NONE_MATCH, HeaderValue::from_static("*"));
+        ask.cancel = Cancel::default();
+        let name = self.signed.name();
+        if let Some((header, value)) = condition.header() {
+            let value = HeaderValue::from_str(value).map_err(io::Error::other);
+            ask.headers.insert(header, value.map_err(IoError::io(name, COMPLETING))?);
             // Whether it took effect cannot be told: the next one would be refused either way.
             ask.unanswered = Failure::permanent;
         }
         let answer = self.send(ask).await?;
         match answer.status {
-            StatusCode::PRECONDITION_FAILED | StatusCode::CONFLICT if create_only => {
-                Err(exists(self.signed.name()))
+            StatusCode::PRECONDITION_FAILED | StatusCode::CONFLICT
+                if condition != Condition::None =>
+            {
+                Err(condition.failed(name))
             }
-            // The store may keep the connection alive and answer 200 before it knows.
-            StatusCode::OK if !answer.text.contains("<Error>") => Ok(()),
+            // The store may keep the connection alive and answer 200 before it knows; what it knows is the document.
+            _ if answer.says("CompleteMultipartUploadResult") => Ok(()),
             // The upload is gone, and a completion was not answered: most likely it was that which took effect.
             StatusCode::NOT_FOUND if answer.in_doubt && self.signed.len().await == Some(len) => {
                 Ok(())
@@ -152,43 +209,42 @@ impl S3Object {
         }
     }
 
+    /// Has the server copy what `headers` name to part `number`, counted from 1; gives its entity tag.
+    pub(crate) async fn copy_part(
+        &self,
+        id: &str,
+        number: usize,
+        headers: HeaderMap,
+    ) -> Result<String, IoError> {
+        let number = number.to_string();
+        let query = [("partNumber", &*number), ("uploadId", id)];
+        let ask = self.ask(Method::PUT, COPYING);
+        // Nothing of a long copy is seen before its end.
+        let ask = Ask { query: &query, headers, patience: 2 * PATIENCE, ..ask };
+        let answer = self.send(ask).await?;
+        match word_of(&answer.text, "ETag").filter(|_| answer.says("CopyPartResult")) {
+            Some(tag) => Ok(tag),
+            None if answer.status == StatusCode::PRECONDITION_FAILED => {
+                Err(IoError::Changed { location: self.signed.name().to_owned() })
+            }
+            None => Err(self.refused(&answer, COPYING)),
+        }
+    }
+
     /// Removes an upload and its parts.
     pub(crate) async fn abort(&self, id: &str) -> Result<(), IoError> {
         let query = [("uploadId", id)];
-        let answer = self.send(Ask { query: &query, ..self.ask(Method::DELETE, REMOVING) }).await?;
+        let answer = self
+            .send(Ask {
+                query: &query,
+                cancel: Cancel::default(),
+                ..self.ask(Method::DELETE, REMOVING)
+            })
+            .await?;
         match answer.status {
             // An earlier try may have removed it.
             status if status.is_success() || status == StatusCode::NOT_FOUND => Ok(()),
             _ => Err(self.refused(&answer, REMOVING)),
-        }
-    }
-
-    /// Names uploads of the object that were never finished. What a killed writer leaves is invisible but costs money;
-    /// only a person knows whether another writer is at work.
-    pub(crate) async fn warn_of_unfinished(&self, key: &str) {
-        // Listing may be forbidden or unknown to the store: no reason not to write, nor to wait long.
-        for upload in self.uploads(key, 0).await.unwrap_or_default() {
-            let location = self.signed.name();
-            tracing::warn!(
-                location,
-                upload,
-                "an earlier upload of this object was never finished; if no other writer is at work, \
-                 --abort-unfinished removes it"
-            );
-        }
-    }
-
-    /// `ListMultipartUploads` of the uploads of `key`. One page holds 1,000, and keys sort before the keys that they
-    /// begin.
-    async fn uploads(&self, key: &str, retries: u32) -> Result<Vec<String>, IoError> {
-        let query = [("uploads", ""), ("prefix", key)];
-        let root = Path::default();
-        let ask = self.ask(Method::GET, LISTING);
-        let answer =
-            self.send(Ask { path: &root, query: &query, retries, patience: 1, ..ask }).await?;
-        match answer.status.is_success() {
-            true => Ok(upload_ids(&answer.text, key)),
-            false => Err(self.refused(&answer, LISTING)),
         }
     }
 
@@ -205,13 +261,14 @@ impl S3Object {
             url.query_pairs_mut().clear().extend_pairs(ask.query);
         }
         let counters = Arc::clone(&self.counters);
-        let mut retries = Retries::new(ask.retries, self.options.deadline, counters);
+        let mut retries =
+            Retries::new(&self.options, ask.cancel.clone(), counters).at_most(ask.retries);
         let mut in_doubt = false;
         loop {
             let request = self.http.request(ask.method.clone(), url.clone());
             let request = request.headers(ask.headers.clone());
-            let tried = self.exchange(request, ask.body.clone(), ask.patience, ask.unanswered);
-            match retries.within(tried).await {
+            let tried = self.exchange(request, &ask);
+            match retries.patience.within(tried).await {
                 Ok(answer) => return Ok(Answer { in_doubt, ..answer }),
                 Err(failure) => {
                     in_doubt |= !failure.is_answer();
@@ -231,22 +288,21 @@ impl S3Object {
     async fn exchange(
         &self,
         request: reqwest::RequestBuilder,
-        body: Bytes,
-        patience: u32,
-        unanswered: fn(String) -> Failure,
+        ask: &Ask<'_>,
     ) -> Result<Answer, Failure> {
-        let len = body.len();
-        let (body, taken) = Metered::new(body);
+        let Ask { most, patience, unanswered, .. } = *ask;
+        let len = ask.body.len();
+        let (body, taken) = Metered::new(ask.body.clone());
         let request = request.body(reqwest::Body::wrap(body));
         self.counters.requests.add(1);
         let mut exchange = pin!(async {
-            let response = request.send().await?;
+            let response = request.send().await.map_err(Unread::Broken)?;
             let (status, headers) = (response.status(), response.headers().clone());
-            Ok((status, headers, response.text().await?))
+            Ok((status, headers, bounded::text(response, most).await?))
         });
         let (mut before, mut still) = (0, 0);
         let stall_timeout = self.options.stall_timeout;
-        let outcome: Result<_, reqwest::Error> = loop {
+        let outcome: Result<_, Unread<reqwest::Error>> = loop {
             if let Ok(outcome) = tokio::time::timeout(stall_timeout, &mut exchange).await {
                 break outcome;
             }
@@ -258,9 +314,9 @@ impl S3Object {
                 return Err(unanswered(format!("no answer for {:?}", stall_timeout * still)));
             }
         };
-        let (status, headers, text) = outcome.map_err(|error| match is_hopeless(&error) {
-            true => Failure::permanent(cause(error)),
-            false => unanswered(cause(error)),
+        let (status, headers, text) = outcome.map_err(|unread| match unread {
+            Unread::TooLong => Failure::permanent(format!("an answer of more than {most} bytes")),
+            Unread::Broken(error) => judged(error, unanswered),
         })?;
         let is_busy = status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED
             || matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT)
@@ -280,92 +336,14 @@ impl S3Object {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => io::ErrorKind::PermissionDenied,
             _ => io::ErrorKind::Other,
         };
-        let why = answered(&answer.status.to_string(), &answer.text);
+        let mut why = answered(&answer.status.to_string(), &answer.text);
+        if answer.status.is_success() {
+            why.push_str(", which is not the answer to this request");
+        }
         IoError::io(self.signed.name(), doing)(io::Error::new(kind, why))
     }
 }
 
-/// Uploads of this object that were never completed, which is what a killed writer leaves, by upload id. `abort`
-/// removes them: only for who knows that no other writer is at work. Stores other than S3 clean up by themselves.
-///
-/// # Errors
-/// [`IoError::Io`] where the store does not list or remove uploads.
-pub fn unfinished_uploads(
-    location: &RemoteLocation,
-    options: &RemoteOptions,
-    abort: bool,
-) -> Result<Vec<String>, IoError> {
-    let RemoteKind::Object { store: StoreKind::S3, key, .. } = &location.kind else {
-        return Ok(Vec::new());
-    };
-    block_on(async {
-        let object = S3Object::new(Signed::new(location, options).await?, options)?;
-        let ids = object.uploads(key, options.retries).await?;
-        if abort {
-            for id in &ids {
-                object.abort(id).await?;
-            }
-        }
-        Ok(ids)
-    })
-}
-
 pub(crate) fn exists(name: &str) -> IoError {
     IoError::io(name, "create")(io::ErrorKind::AlreadyExists.into())
-}
-
-/// What the server said: its status and S3's code for the reason. The rest of its text may hold what it was sent:
-/// key ids, signatures, session tokens.
-pub(crate) fn answered(status: &str, text: &str) -> String {
-    match element(text, "Code").filter(|code| code.bytes().all(|byte| byte.is_ascii_alphanumeric()))
-    {
-        Some(code) => format!("the server answered {status}: {code}"),
-        None => format!("the server answered {status}"),
-    }
-}
-
-/// Text of the first `<name>` in `xml`.
-fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
-    let (_, rest) = xml.split_once(&format!("<{name}>"))?;
-    Some(rest.split_once(&format!("</{name}>"))?.0)
-}
-
-fn unescaped(text: &str) -> String {
-    let text = text.replace("&lt;", "<").replace("&gt;", ">");
-    let text = text.replace("&quot;", "\"").replace("&#34;", "\"").replace("&apos;", "'");
-    text.replace("&#39;", "'").replace("&amp;", "&")
-}
-
-/// Upload ids of exactly `key` in a `ListMultipartUploadsResult`.
-fn upload_ids(listing: &str, key: &str) -> Vec<String> {
-    let text = |upload, name| element(upload, name).map(unescaped);
-    let uploads = listing.split("<Upload>").skip(1);
-    uploads
-        .filter(|upload| text(upload, "Key").as_deref() == Some(key))
-        .filter_map(|upload| text(upload, "UploadId"))
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn listings_name_uploads_of_the_very_key() {
-        let listing = "<ListMultipartUploadsResult><Upload><Key>a/b</Key><UploadId>1</UploadId></Upload>\
-            <Upload><Key>a/b.bak</Key><UploadId>2</UploadId></Upload><Upload><UploadId>3&amp;</UploadId>\
-            <Key>a/b</Key></Upload></ListMultipartUploadsResult>";
-        assert_eq!(upload_ids(listing, "a/b"), ["1", "3&"]);
-    }
-
-    #[test]
-    fn what_a_server_echoes_is_not_repeated() {
-        let text = "<Error><Code>InvalidToken</Code><Token-0>secret</Token-0></Error>";
-        assert_eq!(
-            answered("403 Forbidden", text),
-            "the server answered 403 Forbidden: InvalidToken"
-        );
-        assert_eq!(answered("403", "<Code>se:cret</Code>"), "the server answered 403");
-        assert_eq!(answered("502 Bad Gateway", "<html>"), "the server answered 502 Bad Gateway");
-    }
 }

@@ -1,6 +1,5 @@
 //! Which failures are worth another try, and when. Owns [`Failure`] and [`Retries`].
 
-use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,12 +7,18 @@ use std::time::{Duration, Instant};
 use http::{HeaderMap, StatusCode, header};
 
 use super::client::Counters;
+use super::options::RemoteOptions;
+use super::patience::Patience;
 use crate::error::IoError;
+use crate::options::Cancel;
 
 /// First wait; doubles with every retry.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 /// Longest wait, also where a server asks for more.
 const LONGEST_WAIT: Duration = Duration::from_secs(20);
+/// Most retries where nothing accepts connections, 3 s in all: a server that is being replaced is back by then, and a
+/// wrong address never heals.
+const UNREACHED: u32 = 5;
 
 /// Why a request failed.
 #[derive(Debug)]
@@ -26,10 +31,24 @@ pub(crate) struct Failure {
 enum Kind {
     /// Another try may succeed; the server may have said when.
     Transient(Option<Duration>),
+    /// Nobody was there to answer; the server has seen nothing.
+    Unreachable,
     /// Another try would fail the same way.
     Permanent,
     /// The object is no longer the one that was opened.
     Changed,
+    /// The work was told to stop.
+    Cancelled,
+}
+
+impl From<IoError> for Failure {
+    fn from(error: IoError) -> Self {
+        let kind = match error {
+            IoError::Cancelled => Kind::Cancelled,
+            _ => Kind::Permanent,
+        };
+        Self { kind, source: io::Error::other(error) }
+    }
 }
 
 impl Failure {
@@ -42,7 +61,16 @@ impl Failure {
         Self { kind: Kind::Transient(None), source: io::Error::new(io::ErrorKind::TimedOut, why) }
     }
 
-    fn late() -> Self {
+    pub(crate) fn crawling(bytes: u64, time: Duration) -> Self {
+        let why = format!("only {bytes} bytes in {time:.1?}");
+        Self { kind: Kind::Transient(None), source: io::Error::new(io::ErrorKind::TimedOut, why) }
+    }
+
+    pub(crate) fn unreachable(why: String) -> Self {
+        Self { kind: Kind::Unreachable, source: io::Error::other(why) }
+    }
+
+    pub(crate) fn late() -> Self {
         let why = "the transfer was still under way";
         Self { kind: Kind::Transient(None), source: io::Error::new(io::ErrorKind::TimedOut, why) }
     }
@@ -66,6 +94,16 @@ impl Failure {
         Self { kind: Kind::Changed, source: io::Error::other("the object was replaced") }
     }
 
+    /// A range that is not there, of an object of which the server says nothing.
+    pub(crate) fn unsatisfiable() -> Self {
+        let why = format!("the server answered {}", StatusCode::RANGE_NOT_SATISFIABLE);
+        Self::refused(io::ErrorKind::UnexpectedEof, why)
+    }
+
+    pub(crate) fn is_unsatisfiable(&self) -> bool {
+        self.kind == Kind::Permanent && self.source.kind() == io::ErrorKind::UnexpectedEof
+    }
+
     /// Whether nothing came for the stall timeout.
     pub(crate) fn is_stall(&self) -> bool {
         self.source.kind() == io::ErrorKind::TimedOut
@@ -83,6 +121,7 @@ impl Failure {
     pub(crate) fn into_error(self, location: &str, doing: &'static str) -> IoError {
         match self.kind {
             Kind::Changed => IoError::Changed { location: location.to_owned() },
+            Kind::Cancelled => IoError::Cancelled,
             _ => IoError::io(location, doing)(self.source),
         }
     }
@@ -117,43 +156,24 @@ pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 pub(crate) struct Retries {
     left: u32,
     most: u32,
-    deadline: Option<Instant>,
+    /// Tries in a row that reached nobody.
+    unreached: u32,
+    pub(crate) patience: Patience,
     counters: Arc<Counters>,
 }
 
 impl Retries {
-    pub(crate) fn new(most: u32, deadline: Option<Duration>, counters: Arc<Counters>) -> Self {
-        let deadline = deadline.and_then(|deadline| Instant::now().checked_add(deadline));
-        Self { left: most, most, deadline, counters }
+    /// What `options` allow a request that `cancel` ends.
+    pub(crate) fn new(options: &RemoteOptions, cancel: Cancel, counters: Arc<Counters>) -> Self {
+        let deadline = options.deadline.and_then(|deadline| Instant::now().checked_add(deadline));
+        let patience = Patience { stall_timeout: options.stall_timeout, deadline, cancel };
+        Self { left: options.retries, most: options.retries, unreached: 0, patience, counters }
     }
 
-    /// What the deadline makes of a transfer that is under way.
-    pub(crate) fn check(&self) -> Result<(), Failure> {
-        match self.deadline {
-            Some(deadline) if Instant::now() >= deadline => Err(Failure::late()),
-            _ => Ok(()),
-        }
-    }
-
-    /// `wait`, or what the deadline leaves of it.
-    pub(crate) fn at_most(&self, wait: Duration) -> Duration {
-        let left = self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        // Sockets take no timeout of zero.
-        left.map_or(wait, |left| wait.min(left).max(Duration::from_millis(1)))
-    }
-
-    /// Runs one try, for as long as the deadline allows: a transfer that crawls never stalls.
-    pub(crate) async fn within<T>(
-        &self,
-        work: impl Future<Output = Result<T, Failure>>,
-    ) -> Result<T, Failure> {
-        match self.deadline {
-            Some(deadline) => match tokio::time::timeout_at(deadline.into(), work).await {
-                Ok(result) => result,
-                Err(_) => Err(Failure::late()),
-            },
-            None => work.await,
-        }
+    /// With so many retries instead.
+    pub(crate) fn at_most(mut self, retries: u32) -> Self {
+        (self.left, self.most) = (retries, retries);
+        self
     }
 
     /// Waits before the next try. Progress since the last one restores the tries: a slow, flaky link that moves is
@@ -167,24 +187,41 @@ impl Retries {
         progress: bool,
         location: &str,
     ) -> Result<(), IoError> {
-        let Kind::Transient(retry_after) = failure.kind else {
-            return Err(failure.into_error(location, "read"));
-        };
         if progress {
             self.left = self.most;
         }
-        let Some(left) = self.left.checked_sub(1) else {
+        let Some(wait) = self.next(&failure) else {
             return Err(failure.into_error(location, "read"));
         };
-        self.left = left;
-        let wait = pause(self.most - self.left - 1, retry_after);
-        if self.deadline.is_some_and(|deadline| Instant::now() + wait > deadline) {
+        let deadline = self.patience.deadline;
+        if deadline.is_some_and(|deadline| Instant::now() + wait > deadline) {
             return Err(failure.into_error(location, "read within the deadline"));
         }
         self.counters.retries.add(1);
         tracing::debug!(location, error = %failure.source, wait_ms = wait.as_millis(), "retrying");
-        tokio::time::sleep(wait).await;
-        Ok(())
+        let slept = async {
+            tokio::time::sleep(wait).await;
+            Ok(())
+        };
+        self.patience.cancel.unless(slept).await
+    }
+}
+
+impl Retries {
+    /// The wait before another try, where there is to be one.
+    fn next(&mut self, failure: &Failure) -> Option<Duration> {
+        self.unreached = match failure.kind {
+            Kind::Unreachable => self.unreached + 1,
+            _ => 0,
+        };
+        let left = self.left.checked_sub(1)?;
+        let wait = match failure.kind {
+            Kind::Transient(retry_after) => pause(self.most - self.left, retry_after),
+            Kind::Unreachable if self.unreached <= UNREACHED => pause(self.unreached - 1, None),
+            _ => return None,
+        };
+        self.left = left;
+        Some(wait)
     }
 }
 
@@ -199,6 +236,39 @@ fn pause(retry: u32, retry_after: Option<Duration>) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn retries() -> Retries {
+        Retries::new(&RemoteOptions::default(), Cancel::default(), Arc::default())
+    }
+
+    #[test]
+    fn nobody_there_is_not_asked_for_long() {
+        let refused = || Failure::unreachable("connection refused".to_owned());
+        let mut tries = retries();
+        let waits: Vec<Duration> = std::iter::from_fn(|| tries.next(&refused())).collect();
+        assert_eq!(waits.len(), 5);
+        assert!(waits.iter().sum::<Duration>() <= Duration::from_millis(3100), "{waits:?}");
+        // Somebody who answers, if only that it is busy, gets all tries.
+        let mut tries = retries();
+        let mut count = 0;
+        while tries.next(&Failure::busy(String::new(), None)).is_some() {
+            count += 1;
+        }
+        assert_eq!(count, 8);
+        // In between, it is asked anew.
+        let mut tries = retries();
+        for _ in 0..3 {
+            assert!(tries.next(&refused()).is_some());
+            assert!(tries.next(&Failure::busy(String::new(), None)).is_some());
+        }
+    }
+
+    #[test]
+    fn what_is_cancelled_is_not_tried_again() {
+        let failure: Failure = IoError::Cancelled.into();
+        assert!(retries().next(&failure).is_none());
+        assert!(matches!(failure.into_error("place", "read"), IoError::Cancelled));
+    }
 
     #[test]
     fn pauses_grow_to_a_bound_and_obey_the_server() {

@@ -1,18 +1,22 @@
-//! Replaces the front of an object: new bytes for the front, a server-side copy for the rest. Owns [`replace_front`].
+//! Replaces the header of an object: new bytes for the header, a server-side copy for the rest. Owns
+//! [`replace_header`].
+//!
+//! Every request is about one version of the object, the one whose header was read: another writer's version is never
+//! replaced, nor mixed with this one.
 
 use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use object_store::multipart::PartId;
-use object_store::signer::SignedUrlOptions;
-use object_store::{MultipartId, ObjectStoreExt as _, PutPayload};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use object_store::{Error, GetOptions, ObjectStoreExt as _, PutMode, PutOptions, UpdateVersion};
 
-use super::object::{SIGNED_FOR, Signed, failed};
+use super::object::{Signed, failed};
 use super::options::RemoteOptions;
-use super::runtime::block_on;
+use super::presigned::{COPYING, Condition, S3Object};
+use super::runtime::run;
 use super::target::{RemoteKind, RemoteLocation, StoreKind};
-use super::transport::http_client;
+use super::upload::{ADVICE, SOON};
 
 use crate::error::IoError;
 
@@ -21,112 +25,113 @@ const FIRST_PART: u64 = 5 << 20;
 /// Bytes that one request copies on the server; S3 allows 5 GiB.
 const COPY_PART: u64 = 1 << 30;
 
-/// Writes `new` over `old`, the first bytes of the object.
-pub(crate) fn replace_front(
+/// Writes `new` over `old`, the first bytes of the object, and leaves out what follows its first `len` bytes.
+pub(crate) fn replace_header(
     location: &RemoteLocation,
     old: &[u8],
     new: &[u8],
+    len: u64,
     options: &RemoteOptions,
 ) -> Result<(), IoError> {
     let name = location.to_string();
+    let unsupported = |why| IoError::Unsupported { location: name.clone(), why };
     let RemoteKind::Object { store: StoreKind::S3, bucket, .. } = &location.kind else {
-        let why = "only files on disk and S3 objects can be changed in part";
-        return Err(IoError::Unsupported { location: name, why });
+        return Err(unsupported("only files on disk and S3 objects can be changed in part"));
     };
-    block_on(async {
-        let signed = Signed::new(location, options).await?;
-        let doing = "read the front of";
-        let head = signed.store.head(&signed.path).await.map_err(failed(&name, doing))?;
-        let first_len = head.size.min(FIRST_PART.max(old.len() as u64));
-        let first = signed.store.get_range(&signed.path, 0..first_len).await;
-        let mut first = first.map_err(failed(&name, doing))?.to_vec();
+    let unfinished = Mutex::new(None);
+    let replaced = async {
+        let object = S3Object::new(Signed::new(location, options).await?, options)?;
+        let Signed { store, path, .. } = &object.signed;
+        let doing = "read the header of";
+        let head = store.head(path).await.map_err(failed(&name, doing))?;
+        // A weak one is never equal to itself in `If-Match`.
+        let Some(etag) = head.e_tag.filter(|tag| !tag.starts_with("W/")) else {
+            let why = "the server gives no ETag, without which a change by others would be lost";
+            return Err(unsupported(why));
+        };
+        let first_len = len.min(FIRST_PART.max(old.len() as u64));
+        let get = GetOptions::new().with_range(Some(0..first_len)).with_if_match(Some(&*etag));
+        let first = async { store.get_opts(path, get).await?.bytes().await }.await;
+        let mut first = first.map_err(refused(&name, doing))?.to_vec();
         match first.get_mut(..old.len()) {
-            Some(front) if *front == *old => front.copy_from_slice(new),
+            Some(header) if *header == *old && old.len() == new.len() => {
+                header.copy_from_slice(new)
+            }
             _ => return Err(IoError::Changed { location: name.clone() }),
         }
-        if first_len == head.size {
-            let put = signed.store.put(&signed.path, PutPayload::from(first)).await;
-            return put.map(drop).map_err(failed(&name, "replace"));
+        if first_len == len {
+            let version = UpdateVersion { e_tag: Some(etag), version: None };
+            let mode = PutOptions::from(PutMode::Update(version));
+            let put = store.put_opts(path, first.into(), mode).await;
+            return put.map(drop).map_err(refused(&name, "replace"));
         }
-        let id = signed.store.create_multipart(&signed.path).await;
-        let id = id.map_err(failed(&name, "start an upload to"))?;
-        let rewrite = Rewrite { signed: &signed, options, bucket, id: &id, etag: head.e_tag };
-        let done = rewrite.run(Bytes::from(first), head.size).await;
-        if done.is_err() {
-            // The error at hand says more than a second one would.
-            let _ = signed.store.abort_multipart(&signed.path, &id).await;
+        let id = object.start().await?;
+        *lock(&unfinished) = Some(id.clone());
+        let rewrite = Rewrite { object: &object, bucket, id: &id, etag: &etag };
+        let done = options.cancel.unless(rewrite.run(Bytes::from(first), len)).await;
+        // The error at hand says more than a second one would.
+        if done.is_ok() || object.abort(&id).await.is_ok() {
+            *lock(&unfinished) = None;
         }
         done
-    })
+    };
+    let replaced = run(&name, "replace", options.cancel.unless_after(SOON, replaced));
+    if let Some(upload) = &*lock(&unfinished) {
+        tracing::warn!(location = name, upload, "the unfinished upload was not removed; {ADVICE}");
+    }
+    replaced
+}
+
+fn lock(unfinished: &Mutex<Option<String>>) -> MutexGuard<'_, Option<String>> {
+    unfinished.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// An error of a request under a condition: where that does not hold, somebody else has replaced the object.
+fn refused(name: &str, doing: &'static str) -> impl FnOnce(Error) -> IoError + use<> {
+    let name = name.to_owned();
+    move |error| match error {
+        Error::Precondition { .. } | Error::NotModified { .. } => {
+            IoError::Changed { location: name }
+        }
+        error => failed(&name, doing)(error),
+    }
 }
 
 struct Rewrite<'a> {
-    signed: &'a Signed,
-    options: &'a RemoteOptions,
+    object: &'a S3Object,
     bucket: &'a str,
-    id: &'a MultipartId,
-    etag: Option<String>,
+    id: &'a str,
+    etag: &'a str,
 }
 
 impl Rewrite<'_> {
-    async fn run(&self, first: Bytes, size: u64) -> Result<(), IoError> {
-        let name = self.signed.name();
-        let Signed { store, path, .. } = self.signed;
+    async fn run(&self, first: Bytes, len: u64) -> Result<(), IoError> {
         let mut offset = first.len() as u64;
-        let part = store.put_part(path, self.id, 0, PutPayload::from(first)).await;
-        let mut parts = vec![part.map_err(failed(name, "upload to"))?];
-        while offset < size {
-            let end = size.min(offset + COPY_PART);
-            parts.push(self.copy_part(parts.len() + 1, offset, end).await?);
+        let mut tags = vec![self.object.put_part(self.id, 1, first).await?];
+        while offset < len {
+            let end = len.min(offset + COPY_PART);
+            tags.push(self.copy_part(tags.len() + 1, offset, end).await?);
             offset = end;
         }
-        let done = store.complete_multipart(path, self.id, parts).await;
-        done.map(drop).map_err(failed(name, "complete the upload to"))
+        self.object.complete(self.id, &tags, len, Condition::Version(self.etag)).await
     }
 
     /// `UploadPartCopy`, which `object_store` does not offer, of the very object that was looked at.
-    async fn copy_part(&self, number: usize, start: u64, end: u64) -> Result<PartId, IoError> {
-        let name = self.signed.name();
-        let doing = "copy on the server";
-        let source = format!("/{}/{}", self.bucket, encoded(self.signed.path.as_ref()));
+    async fn copy_part(&self, number: usize, start: u64, end: u64) -> Result<String, IoError> {
+        let Signed { path, .. } = &self.object.signed;
+        let name = self.object.signed.name();
+        let source = format!("/{}/{}", self.bucket, encoded(path.as_ref()));
         let mut headers = HeaderMap::new();
-        let mut set = |name: &'static str, value: &str| -> Result<(), IoError> {
+        let mut set = |field: &'static str, value: &str| -> Result<(), IoError> {
             let value = HeaderValue::from_str(value).map_err(io::Error::other);
-            let value = value.map_err(IoError::io(self.signed.name(), doing))?;
-            headers.insert(HeaderName::from_static(name), value);
+            let value = value.map_err(IoError::io(name, COPYING))?;
+            headers.insert(HeaderName::from_static(field), value);
             Ok(())
         };
         set("x-amz-copy-source", &source)?;
         set("x-amz-copy-source-range", &format!("bytes={start}-{}", end - 1))?;
-        if let Some(etag) = &self.etag {
-            set("x-amz-copy-source-if-match", etag)?;
-        }
-        let number = number.to_string();
-        let query = [("partNumber", number.as_str()), ("uploadId", self.id.as_str())];
-        let mut sign = SignedUrlOptions::new().with_query(query);
-        sign.signed_headers.clone_from(&headers);
-        let Signed { store, path, .. } = self.signed;
-        let url = store.signed_url_opts(Method::PUT, path, SIGNED_FOR, &sign).await;
-        let url = url.map_err(failed(name, doing))?;
-        let network =
-            |error: reqwest::Error| IoError::io(name, doing)(io::Error::other(error.without_url()));
-        let sent = http_client(self.options, name)?.put(url).headers(headers).send().await;
-        let response = sent.map_err(network)?;
-        let status = response.status();
-        let text = response.text().await.map_err(network)?;
-        let etag = text.split_once("<ETag>").and_then(|(_, rest)| rest.split_once("</ETag>"));
-        match etag {
-            Some((etag, _)) if status.is_success() => {
-                Ok(PartId { content_id: etag.replace("&quot;", "\"").replace("&#34;", "\"") })
-            }
-            _ if status == http::StatusCode::PRECONDITION_FAILED => {
-                Err(IoError::Changed { location: name.to_owned() })
-            }
-            _ => {
-                let why = format!("the server answered {status}");
-                Err(IoError::io(name, doing)(io::Error::other(why)))
-            }
-        }
+        set("x-amz-copy-source-if-match", self.etag)?;
+        self.object.copy_part(self.id, number, headers).await
     }
 }
 

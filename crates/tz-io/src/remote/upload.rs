@@ -4,24 +4,26 @@
 //! tensor fills when the tensor is done, the first part when everything is: so the object's front, which makes it
 //! readable, is sent last, and nothing is visible before the upload is completed. Dropping it unfinished aborts.
 
+mod route;
+
 use std::collections::HashMap;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use object_store::multipart::PartId;
-use object_store::{MultipartId, PutMode, PutOptions, PutPayload};
 use tokio::sync::watch;
 
-use super::clouds::commit_new;
-use super::object::{Signed, failed};
 use super::options::RemoteOptions;
-use super::presigned::{S3Object, exists};
-use super::runtime::{block_on, runtime};
-use super::target::{RemoteKind, RemoteLocation, StoreKind};
+use super::presigned::{COMPLETING, STARTING};
+use super::runtime::{block_on, guarded, run, runtime};
+use super::target::RemoteLocation;
 use crate::error::IoError;
+use crate::leftovers::Leftover;
+use crate::options::Cancel;
 use crate::writer::Output;
+use route::{Route, UPLOADING, Wish};
 
 /// Default length of a part: large enough for a request to pay, small enough for many in flight.
 const PART_LEN: u64 = 16 << 20;
@@ -31,11 +33,14 @@ const MIN_PART_LEN: u64 = 5 << 20;
 const MAX_PARTS: u64 = 10_000;
 /// Part lengths are rounded up to this.
 const PART_QUANTUM: u64 = 1 << 20;
-/// What a part's failure is said to have befallen.
-const UPLOADING: &str = "upload to";
+/// What to do about an upload that stays.
+pub(crate) const ADVICE: &str = "--abort-unfinished removes it with the next one";
 /// Time that parts on their way get to arrive before a failed upload is aborted: an abort that overtakes a part
 /// leaves it behind.
 const GRACE: Duration = Duration::from_secs(5);
+/// Time that a request which takes effect (start, completion, abort) gets once the work is cancelled: a process that is
+/// told to end has a second for everything.
+pub(crate) const SOON: Duration = Duration::from_millis(250);
 
 /// An upload in progress.
 #[derive(Debug)]
@@ -46,7 +51,18 @@ pub(crate) struct MultipartOutput {
     part_len: u64,
     most_buffers: usize,
     create_only: bool,
-    finished: bool,
+    state: Stage,
+    /// Aborts the upload if the process ends at once.
+    leftover: Option<Leftover>,
+}
+
+/// How far an upload is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Sending,
+    /// The completion was sent, and not answered.
+    Completing,
+    Finished,
 }
 
 #[derive(Debug)]
@@ -59,95 +75,35 @@ struct Shared {
     stopped: watch::Sender<bool>,
 }
 
-/// How the bytes get there.
-#[derive(Debug)]
-enum Route {
-    /// The object is one part and is put in one request.
-    One(Signed, PutMode),
-    /// Parts of an upload to S3.
-    S3(Box<S3Object>, String),
-    /// Parts of an upload to another store.
-    Other(Signed, MultipartId),
-}
-
-impl Route {
-    /// Sends one part, counted from 0, or the whole object. Gives the part's entity tag.
-    async fn put(&self, part: u64, bytes: Bytes) -> Result<String, IoError> {
-        match self {
-            Self::One(Signed { store, path, .. }, mode) => {
-                let put = store.put_opts(path, bytes.into(), PutOptions::from(mode.clone())).await;
-                let create_only = *mode == PutMode::Create;
-                match put {
-                    Ok(put) => Ok(put.e_tag.unwrap_or_default()),
-                    Err(
-                        object_store::Error::AlreadyExists { .. }
-                        | object_store::Error::Precondition { .. },
-                    ) if create_only => Err(exists(self.name())),
-                    Err(error) => Err(failed(self.name(), UPLOADING)(error)),
-                }
-            }
-            Self::S3(object, id) => object.put_part(id, part + 1, bytes).await,
-            Self::Other(Signed { store, path, .. }, id) => {
-                let part = usize::try_from(part).unwrap_or(usize::MAX);
-                let put = store.put_part(path, id, part, PutPayload::from(bytes)).await;
-                put.map(|put| put.content_id).map_err(failed(self.name(), UPLOADING))
-            }
-        }
-    }
-
-    /// Makes the object visible.
-    async fn complete(
-        &self,
-        tags: Vec<String>,
-        len: u64,
-        create_only: bool,
-        options: &RemoteOptions,
-    ) -> Result<(), IoError> {
-        match self {
-            Self::One(..) => Ok(()),
-            Self::S3(object, id) => object.complete(id, &tags, len, create_only).await,
-            Self::Other(signed, _) if create_only => commit_new(signed, options, &tags).await,
-            Self::Other(Signed { store, path, .. }, id) => {
-                let parts = tags.into_iter().map(|content_id| PartId { content_id }).collect();
-                let done = store.complete_multipart(path, id, parts).await;
-                done.map(drop).map_err(failed(self.name(), "complete the upload to"))
-            }
-        }
-    }
-
-    async fn abort(&self) -> Result<(), IoError> {
-        match self {
-            Self::One(..) => Ok(()),
-            Self::S3(object, id) => object.abort(id).await,
-            Self::Other(Signed { store, path, .. }, id) => {
-                let done = store.abort_multipart(path, id).await;
-                done.map_err(failed(self.name(), "remove an unfinished upload of"))
-            }
-        }
-    }
-
-    fn name(&self) -> &str {
-        match self {
-            Self::One(signed, _) | Self::Other(signed, _) => signed.name(),
-            Self::S3(object, _) => object.signed.name(),
-        }
-    }
-
-    fn upload(&self) -> Option<&str> {
-        match self {
-            Self::One(..) => None,
-            Self::S3(_, id) | Self::Other(_, id) => Some(id),
-        }
-    }
-}
-
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
+    /// Removes the upload of a process that ends at once.
+    fn removal(self: &Arc<Self>) -> impl FnOnce() -> Option<String> + Send + 'static {
+        let shared = Arc::clone(self);
+        move || {
+            let upload = shared.route.upload()?;
+            let why = shared.abort(SOON, &Cancel::default()).err()?;
+            let name = &shared.name;
+            Some(format!(
+                "{name}: the unfinished upload {upload} could not be removed: {why}; {ADVICE}"
+            ))
+        }
+    }
+
+    fn abort(&self, patience: Duration, cancel: &Cancel) -> Result<(), String> {
+        let abort = guarded(&self.name, UPLOADING, self.route.abort());
+        let abort = cancel.unless_after(SOON, abort);
+        // A timer belongs to the runtime: it is made inside.
+        match block_on(async { tokio::time::timeout(patience, abort).await }) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(IoError::Cancelled)) => Err(format!("no answer for {SOON:?}")),
+            Ok(Err(error)) => Err(std::error::Error::source(&error)
+                .map_or_else(|| error.to_string(), ToString::to_string)),
+            Err(_) => Err(format!("no answer for {patience:?}")),
+        }
     }
 }
 
@@ -178,49 +134,34 @@ impl MultipartOutput {
         create_only: bool,
     ) -> Result<Self, IoError> {
         let name = location.to_string();
-        let RemoteKind::Object { store, key, .. } = &location.kind else {
-            let why = "HTTP servers can be read from, not written to";
-            return Err(IoError::Unsupported { location: name, why });
-        };
         let part_len = part_len(file_len, memory);
-        let route = block_on(async {
-            let signed = Signed::new(location, options).await?;
-            // Cheaper to learn now than after the upload. The condition decides, where the store knows it: Garage 2.5
-            // ignores it on a single request.
-            if create_only && signed.len().await.is_some() {
-                return Err(exists(&name));
-            }
-            let one_part = file_len <= part_len;
-            if one_part {
-                let mode = if create_only { PutMode::Create } else { PutMode::Overwrite };
-                return Ok(Route::One(signed, mode));
-            }
-            if *store != StoreKind::S3 {
-                if create_only && *store == StoreKind::Gcs {
-                    let why = "Google Cloud Storage creates no object conditionally that is \
-                        larger than one part";
-                    return Err(IoError::Unsupported { location: name.clone(), why });
-                }
-                let id = signed.store.create_multipart(&signed.path).await;
-                let id = id.map_err(failed(&name, "start an upload to"))?;
-                return Ok(Route::Other(signed, id));
-            }
-            let object = S3Object::new(signed, options)?;
-            object.warn_of_unfinished(key).await;
-            let id = object.start().await?;
-            Ok(Route::S3(Box::new(object), id))
-        })?;
+        let is_starting = AtomicBool::new(false);
+        let wish = Wish { is_one_part: file_len <= part_len, create_only };
+        let started = Route::start(location, options, wish, &is_starting);
+        let route = run(&name, STARTING, options.cancel.unless_after(SOON, started));
+        if let Err(IoError::Cancelled) = route
+            && is_starting.load(Ordering::Relaxed)
+        {
+            tracing::warn!(
+                location = name,
+                "an upload was being started when the work was cancelled; {ADVICE}"
+            );
+        }
+        let route = route?;
         let (state, changed) = (Mutex::default(), Condvar::new());
         let shared = Shared { name, route, state, changed, stopped: watch::Sender::new(false) };
         let most_buffers = usize::try_from(memory / part_len).unwrap_or(usize::MAX).max(2);
+        let shared = Arc::new(shared);
+        let leftover = shared.route.upload().map(|_| Leftover::new(shared.removal()));
         Ok(Self {
-            shared: Arc::new(shared),
+            shared,
             options: options.clone(),
             file_len,
             part_len,
             most_buffers,
             create_only,
-            finished: false,
+            state: Stage::Sending,
+            leftover,
         })
     }
 
@@ -233,7 +174,7 @@ impl MultipartOutput {
             && state.sending > 0
             && state.sending + state.filling.len() >= self.most_buffers
         {
-            state = self.shared.wait(state);
+            state = self.wait(state)?;
         }
         if let Some(error) = state.failed.take() {
             return Err(error);
@@ -257,11 +198,13 @@ impl MultipartOutput {
 
     fn send(&self, part: u64, bytes: Vec<u8>) {
         let shared = Arc::clone(&self.shared);
+        let cancel = self.options.cancel.clone();
         runtime().spawn(async move {
             let bytes = Bytes::from(bytes);
             let mut stopped = shared.stopped.subscribe();
+            let put = guarded(&shared.name, UPLOADING, shared.route.put(part, bytes.clone()));
             let result = tokio::select! {
-                result = shared.route.put(part, bytes.clone()) => Some(result),
+                result = cancel.unless(put) => Some(result),
                 _ = stopped.wait_for(|stopped| *stopped) => None,
             };
             let mut state = shared.state();
@@ -290,16 +233,30 @@ impl MultipartOutput {
             self.send(0, Vec::new());
         }
         let tags = self.tags()?;
-        let route = &self.shared.route;
-        block_on(route.complete(tags, self.file_len, self.create_only, &self.options))?;
-        self.finished = true;
+        let shared = Arc::clone(&self.shared);
+        self.state = Stage::Completing;
+        let done = shared.route.complete(tags, self.file_len, self.create_only, &self.options);
+        let done = self.options.cancel.unless_after(SOON, done);
+        run(&shared.name, COMPLETING, done).inspect_err(|error| {
+            // A refusal is an answer.
+            if !matches!(error, IoError::Cancelled) {
+                self.state = Stage::Sending;
+            }
+        })?;
+        self.state = Stage::Finished;
         Ok(())
+    }
+
+    /// Waits for a part to arrive.
+    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> Result<MutexGuard<'a, State>, IoError> {
+        self.options.cancel.check()?;
+        Ok(self.options.cancel.wait(&self.shared.changed, state))
     }
 
     fn tags(&self) -> Result<Vec<String>, IoError> {
         let mut state = self.shared.state();
         while state.sending > 0 && state.failed.is_none() {
-            state = self.shared.wait(state);
+            state = self.wait(state)?;
         }
         if let Some(error) = state.failed.take() {
             return Err(error);
@@ -307,7 +264,7 @@ impl MultipartOutput {
         let count = self.file_len.div_ceil(self.part_len).max(1);
         let tags: Option<Vec<String>> = (0..count).map(|part| state.sent.remove(&part)).collect();
         let missing = || io::Error::other("a part was never written");
-        tags.ok_or_else(|| IoError::io(&self.shared.name, "complete the upload to")(missing()))
+        tags.ok_or_else(|| IoError::io(&self.shared.name, COMPLETING)(missing()))
     }
 }
 
@@ -342,33 +299,35 @@ impl Output for MultipartOutput {
 
 impl Drop for MultipartOutput {
     fn drop(&mut self) {
-        if let (false, Some(id)) = (self.finished, self.shared.route.upload()) {
-            let on_their_way = |state: &mut State| state.sending > 0;
-            let waited =
-                self.shared.changed.wait_timeout_while(self.shared.state(), GRACE, on_their_way);
-            drop(waited);
-            self.shared.stopped.send_replace(true);
+        if let (false, Some(id)) = (self.state == Stage::Finished, self.shared.route.upload()) {
+            let cancel = &self.options.cancel;
+            let start = Instant::now();
             let mut state = self.shared.state();
+            while state.sending > 0 && start.elapsed() < GRACE && !cancel.is_cancelled() {
+                state = cancel.wait(&self.shared.changed, state);
+            }
+            self.shared.stopped.send_replace(true);
             while state.sending > 0 {
-                state = self.shared.wait(state);
+                state = cancel.wait(&self.shared.changed, state);
             }
             drop(state);
-            let patience = self.options.stall_timeout;
-            let abort = self.shared.route.abort();
-            // A timer belongs to the runtime: it is made inside.
-            let why = match block_on(async { tokio::time::timeout(patience, abort).await }) {
-                Ok(Ok(())) => return,
-                Ok(Err(error)) => std::error::Error::source(&error)
-                    .map_or_else(|| error.to_string(), ToString::to_string),
-                Err(_) => format!("no answer for {patience:?}"),
-            };
-            tracing::warn!(
-                location = self.shared.name,
-                upload = id,
-                error = why,
-                "the unfinished upload could not be removed; --abort-unfinished removes it with the next one"
-            );
+            let (location, upload) = (&self.shared.name, id);
+            match self.shared.abort(self.options.stall_timeout, cancel) {
+                Ok(()) if self.state == Stage::Completing => tracing::warn!(
+                    location,
+                    upload,
+                    "the upload was being completed when the work was cancelled: look whether the object is new"
+                ),
+                Ok(()) => {}
+                Err(error) => tracing::warn!(
+                    location,
+                    upload,
+                    error,
+                    "the unfinished upload could not be removed; {ADVICE}"
+                ),
+            }
         }
+        self.leftover = None;
     }
 }
 

@@ -35,15 +35,15 @@ struct State {
 }
 
 impl<'a> Windows<'a> {
-    /// Windows over `tensors` of `file` and their headers, each of at most `longest` bytes or a header.
+    /// Windows over `tensors` of `file` and their headers, read from `source`, each of at most `longest` bytes or a header.
     pub(crate) fn new(
-        file: &'a TensorFile,
+        file: &TensorFile,
+        source: &'a dyn RangeRead,
         tensors: &[usize],
         longest: u64,
     ) -> Result<Self, IoError> {
-        let source = file.source();
         let longest = usize::try_from(longest).unwrap_or(usize::MAX);
-        let options = source.plan_options().staged(longest);
+        let options = file.source().plan_options().staged(longest);
         let plan = LoadPlan::of_file(file.entries(), tensors.to_vec(), &options, file.location())?;
         let window = |fetch: crate::plan::Fetch| {
             let left = fetch.parts.iter().map(|part| part.len as u64).sum();

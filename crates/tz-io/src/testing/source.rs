@@ -141,6 +141,10 @@ impl RangeRead for RecordingSource {
         self.inner.counters()
     }
 
+    fn read_to_end(&self, offset: u64, limit: u64) -> Result<Option<Vec<u8>>, IoError> {
+        self.inner.read_to_end(offset, limit)
+    }
+
     fn local_file(&self) -> Option<&std::fs::File> {
         self.inner.local_file()
     }
@@ -291,6 +295,10 @@ impl RangeRead for FaultSource {
 
     fn counters(&self) -> SourceCounters {
         self.inner.counters()
+    }
+
+    fn read_to_end(&self, offset: u64, limit: u64) -> Result<Option<Vec<u8>>, IoError> {
+        self.inner.read_to_end(offset, limit)
     }
 
     fn local_file(&self) -> Option<&std::fs::File> {

@@ -2,17 +2,17 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use rustix::io::Errno;
-use tempfile::NamedTempFile;
 use tz_format::Layout;
 
 use super::{TensorSource, WriteOptions};
 use crate::error::IoError;
 use crate::folders::{folder_of, sync_folder};
+use crate::leftovers::TemporaryFile;
 
 /// Takes every byte of the file exactly once.
 pub(crate) trait Output: Sync {
@@ -37,7 +37,7 @@ const MAX_PREFIX: usize = 200;
 /// A temporary file beside the destination that takes its name when it is whole.
 #[derive(Debug)]
 pub(crate) struct LocalOutput {
-    file: NamedTempFile,
+    file: TemporaryFile,
     path: PathBuf,
     name: String,
 }
@@ -50,12 +50,7 @@ impl LocalOutput {
             return Err(IoError::io(name, "create")(io::ErrorKind::IsADirectory.into()));
         };
         let prefix = file_name.get(..file_name.floor_char_boundary(MAX_PREFIX)).unwrap_or_default();
-        let file = tempfile::Builder::new()
-            .prefix(&format!(".{prefix}."))
-            .suffix(".tmp")
-            // What `File::create` gives, the umask applied: temporary files are private by default.
-            .permissions(std::fs::Permissions::from_mode(0o666))
-            .tempfile_in(folder_of(path));
+        let file = TemporaryFile::create_in(folder_of(path), &format!(".{prefix}."), ".tmp");
         let file = file.map_err(IoError::io(name, "create a temporary file beside"))?;
         reserve(file.as_file(), len).map_err(IoError::io(name, "reserve the space of"))?;
         Ok(Self { file, path: path.to_owned(), name: name.to_owned() })
@@ -66,14 +61,8 @@ impl LocalOutput {
         if fsync {
             self.file.as_file().sync_all().map_err(IoError::io(&self.name, "sync"))?;
         }
-        let persisted = if create_only {
-            self.file.persist_noclobber(&self.path)
-        } else {
-            self.file.persist(&self.path)
-        };
-        persisted.map_err(|error| {
-            IoError::io(&self.name, "rename the temporary file to")(error.error)
-        })?;
+        let persisted = self.file.persist(&self.path, create_only);
+        persisted.map_err(IoError::io(&self.name, "rename the temporary file to"))?;
         if fsync {
             // The name is durable once its folder is.
             sync_folder(folder_of(&self.path))

@@ -5,6 +5,7 @@ pub(crate) mod fault;
 pub(crate) mod google;
 pub(crate) mod objects;
 pub(crate) mod proxy;
+pub(crate) mod raw;
 pub(crate) mod s3;
 pub(crate) mod socket;
 pub(crate) mod tls;

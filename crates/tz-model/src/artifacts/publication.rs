@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use tz_crypto::{DEFAULT_COMPAT_CHUNK_SIZE, FileSealer, Key, SealSecret};
 use tz_io::{
-    Cancel, IoError, Location, ReadOptions, TensorSource, WriteOptions, WriteStats, copy,
-    create_folders, digest, missing_folders, sync_folder, write,
+    Cancel, IoError, Location, ReadOptions, TemporaryFile, TensorSource, WriteOptions, WriteStats,
+    copy, create_folders, digest, missing_folders, sync_folder, write,
 };
 
 use super::{ArtifactDir, tensors_name};
@@ -227,7 +227,9 @@ fn put(to: &Location, bytes: &[u8], options: &WriteOptions) -> Result<(), Error>
         let path = path.to_owned();
         move |error| Error::io(&path, "write", error)
     };
-    let mut file = tempfile::NamedTempFile::new().map_err(failed(Path::new("temporary file")))?;
+    let folder = std::env::temp_dir();
+    let file = TemporaryFile::private_in(&folder, ".tz-", ".tmp");
+    let mut file = file.map_err(failed(Path::new("temporary file")))?;
     file.write_all(bytes).map_err(failed(file.path()))?;
     let from = Location::File(file.path().to_owned());
     copy(&from, to, options)?;

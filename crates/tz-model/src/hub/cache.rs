@@ -2,10 +2,9 @@
 
 use std::fs;
 use std::io::{self, Read as _};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use tempfile::NamedTempFile;
+use tz_io::TemporaryFile;
 
 use super::error::HubError;
 use super::id::{ModelId, Revision, is_commit};
@@ -58,17 +57,17 @@ impl Repository {
     }
 
     /// A file that becomes a blob when it is whole; dropped, it leaves nothing.
-    pub(super) fn incomplete(&self) -> Result<NamedTempFile, HubError> {
+    pub(super) fn incomplete(&self) -> Result<TemporaryFile, HubError> {
         let folder = self.blobs();
         create_folder(&folder)?;
         create_file(&folder)
     }
 
-    pub(super) fn keep(&self, file: NamedTempFile, etag: &str) -> Result<(), HubError> {
+    pub(super) fn keep(&self, file: TemporaryFile, etag: &str) -> Result<(), HubError> {
         let path = self.blob(etag);
         let fail = |error| HubError::io(&path, "write", error);
         file.as_file().sync_all().map_err(fail)?;
-        file.persist(&path).map(drop).map_err(|error| fail(error.error))
+        file.persist(&path, false).map_err(fail)
     }
 
     /// Gives a blob its name in a snapshot.
@@ -101,7 +100,7 @@ impl Repository {
         create_folder(folder)?;
         let file = create_file(folder)?;
         fs::write(file.path(), commit).map_err(fail)?;
-        file.persist(&path).map(drop).map_err(|error| fail(error.error))
+        file.persist(&path, false).map_err(fail)
     }
 }
 
@@ -110,12 +109,8 @@ fn create_folder(path: &Path) -> Result<(), HubError> {
 }
 
 /// A file that nobody sees under a name of the cache, with the permissions of any other file.
-fn create_file(folder: &Path) -> Result<NamedTempFile, HubError> {
-    tempfile::Builder::new()
-        .permissions(fs::Permissions::from_mode(0o666))
-        .prefix(".tz-")
-        .suffix(".incomplete")
-        .tempfile_in(folder)
+fn create_file(folder: &Path) -> Result<TemporaryFile, HubError> {
+    TemporaryFile::create_in(folder, ".tz-", ".incomplete")
         .map_err(|error| HubError::io(folder, "create a file in", error))
 }
 

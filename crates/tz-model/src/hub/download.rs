@@ -1,6 +1,7 @@
-//! Downloads what the cache lacks. Owns the conversation with the hub: what `hf-hub` is asked, and what its answers must
-//! be before a byte is kept.
+//! Downloads what the cache lacks. Owns the conversation with the hub: what it is asked, and what its answers must be
+//! before a byte is kept.
 
+mod ask;
 mod head;
 mod transfer;
 
@@ -8,9 +9,9 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
-use hf_hub::repository::{HFRepository, RepoTypeModel};
-use hf_hub::{HFClient, HFError};
-use reqwest::redirect::Policy;
+use reqwest::{Client, Method};
+use serde::Deserialize;
+use tz_io::wire::{client_builder, text};
 
 use super::cache::Repository;
 use super::error::HubError;
@@ -18,17 +19,30 @@ use super::id::{ModelId, Revision, is_commit};
 use super::options::{DEFAULT_ENDPOINT, HubOptions};
 use crate::checkpoint::index::shard_names;
 
+use ask::Follow;
 use transfer::Remote;
 
 /// Time to reach the hub, and longest silence within an answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
-/// Further tries of a request that fails in passing, each after up to twice the wait of the one before.
-const TRIES: usize = 3;
+/// Further tries of what fails in passing, each after up to twice the wait of the one before.
+const RETRIES: u32 = 3;
+/// Wait before another try.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+const LONGEST_WAIT: Duration = Duration::from_secs(20);
 /// Files at a time: one connection of the hub's network rarely fills a link, and many are throttled.
 const FILES_AT_ONCE: usize = 4;
 /// Far above any model's listing.
 const MAX_FILES: usize = 100_000;
+/// Most bytes of a file that is not weights: large tokenizers have some 40 MB.
+const MAX_SMALL_FILE: u64 = 256 << 20;
+/// Most bytes of a listing: that many names, and the words about the model that come with them.
+const MAX_LISTING: usize = 16 << 20;
+
+/// The wait after this one.
+fn longer(wait: Duration) -> Duration {
+    wait.saturating_mul(2).min(LONGEST_WAIT)
+}
 
 /// Who is asked, for what, and how that is told.
 #[derive(Debug)]
@@ -51,23 +65,51 @@ pub(super) fn download(
     let work = || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| hub.unreachable(&error))?;
-        runtime.block_on(hub.download(repository))
+        let result = runtime.block_on(async {
+            tokio::select! {
+                result = hub.download(repository) => result,
+                () = options.cancel.cancelled() => Err(HubError::Cancelled),
+            }
+        });
+        // A name lookup may still be under way.
+        runtime.shutdown_background();
+        result
     };
     // A thread of its own, because the caller's may be driving a runtime already.
     std::thread::scope(|scope| match scope.spawn(work).join() {
         Ok(result) => result,
-        Err(panic) => std::panic::resume_unwind(panic),
+        // Standard error says where.
+        Err(_) => Err(hub.protocol("the download panicked")),
     })
+}
+
+impl HubOptions {
+    fn retries(&self) -> usize {
+        usize::try_from(self.retries.unwrap_or(RETRIES)).unwrap_or(usize::MAX)
+    }
+}
+
+/// What the hub says of a revision.
+#[derive(Debug, Deserialize)]
+struct Info {
+    sha: Option<String>,
+    siblings: Option<Vec<Sibling>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Sibling {
+    rfilename: String,
 }
 
 impl Hub<'_> {
     async fn download(&self, repository: &Repository) -> Result<String, HubError> {
-        let remote = self.connect(self.client(Policy::default())?)?;
-        let asked = remote.info().revision(self.revision.as_str());
-        let info = asked.send().await.map_err(|error| self.failure(error))?;
-        let commit = info.sha.filter(|sha| is_commit(sha));
+        let silence = self.options.stall_timeout.unwrap_or(READ_TIMEOUT);
+        let client = client_builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(silence);
+        let client = client.build().map_err(|error| self.unreachable(&error))?;
+        let Info { sha, siblings } = self.info(&client).await?;
+        let commit = sha.filter(|sha| is_commit(sha));
         let commit = commit.ok_or_else(|| self.protocol("the answer names no commit"))?;
-        let listing = info.siblings.ok_or_else(|| self.protocol("the answer lists no files"))?;
+        let listing = siblings.ok_or_else(|| self.protocol("the answer lists no files"))?;
         if listing.len() > MAX_FILES {
             return Err(self.protocol("the answer lists too many files"));
         }
@@ -77,13 +119,11 @@ impl Hub<'_> {
             revision: self.revision.to_string(),
             wanted: self.options.files.wanted(),
         })?;
-        let asking = self.client(Policy::none())?;
-        let remote =
-            Remote { hub: self, repository, remote: &remote, asking: &asking, commit: &commit };
-        remote.fetch_all(&needed.first).await?;
+        let remote = Remote { hub: self, repository, client: &client, commit: &commit };
+        remote.fetch_all(&needed.first, MAX_SMALL_FILE).await?;
         let mut weights = needed.weights;
         if let Some(index) = needed.index {
-            remote.fetch(&index).await?;
+            remote.fetch(&index, MAX_SMALL_FILE).await?;
             let shards = shard_names(&repository.snapshot(&commit).join(&index))?;
             let listed: HashSet<&String> = names.iter().collect();
             if let Some(missing) = shards.iter().find(|shard| !listed.contains(shard)) {
@@ -91,46 +131,36 @@ impl Hub<'_> {
             }
             weights = shards.into_iter().collect();
         }
-        remote.fetch_all(&weights).await?;
+        remote.fetch_all(&weights, u64::MAX).await?;
         repository.refer(self.revision, &commit)?;
         Ok(commit)
     }
 
-    fn client(&self, redirects: Policy) -> Result<reqwest::Client, HubError> {
-        reqwest::Client::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(READ_TIMEOUT)
-            .redirect(redirects)
-            .user_agent(concat!("tz/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|error| self.unreachable(&error))
-    }
-
-    fn connect(&self, client: reqwest::Client) -> Result<HFRepository<RepoTypeModel>, HubError> {
-        // Left without a token, hf-hub looks for one in the environment, which is the caller's to decide. A line feed
-        // cannot stand in a header, so that none is sent.
-        let token = self.options.token.as_ref().map_or("\n", |token| token.as_str());
-        let client = HFClient::builder()
-            .client(client)
-            .endpoint(self.endpoint)
-            .token(token)
-            .cache_enabled(false)
-            .retry_max_attempts(TRIES)
-            .build()
-            .map_err(|error| self.failure(error))?;
-        let (owner, name) = self.id.parts();
-        Ok(client.model(owner, name))
+    async fn info(&self, client: &Client) -> Result<Info, HubError> {
+        let id = self.id.to_string();
+        // A revision with slashes is one segment all the same.
+        let path = ["api", "models"].into_iter().chain(id.split('/'));
+        let url = self.address(path.chain(["revision", self.revision.as_str()]))?;
+        let answer = self.ask(client, Method::GET, url, None, Follow::Everywhere).await?;
+        if !answer.status().is_success() {
+            return Err(self.refusal(answer.status().as_u16()));
+        }
+        let text = text(answer, MAX_LISTING).await;
+        let text = text.map_err(|error| self.protocol(&format!("its listing: {error}")))?;
+        // What the parser quotes of the text is left out.
+        serde_json::from_str(&text).map_err(|_| self.protocol("its listing is not one"))
     }
 }
 
 impl Remote<'_> {
-    async fn fetch_all(&self, names: &[String]) -> Result<(), HubError> {
-        let files = stream::iter(names).map(|name| self.fetch(name));
+    /// Fetches files of at most `most` bytes each.
+    async fn fetch_all(&self, names: &[String], most: u64) -> Result<(), HubError> {
+        let files = stream::iter(names).map(|name| self.fetch(name, most));
         files.buffer_unordered(FILES_AT_ONCE).try_collect().await
     }
 }
 
-/// Errors: what hf-hub says becomes what the user can do. Its own messages hold addresses, which may be signed.
+/// Errors: what goes wrong becomes what the user can do. No message holds an address, which may be signed.
 impl Hub<'_> {
     /// The endpoint without what identifies anybody.
     fn endpoint(&self) -> String {
@@ -166,27 +196,6 @@ impl Hub<'_> {
             }
             404 => self.not_found(),
             _ => HubError::Server { id, endpoint, status },
-        }
-    }
-
-    fn failure(&self, error: HFError) -> HubError {
-        match error {
-            HFError::AuthRequired { context }
-            | HFError::Forbidden { context }
-            | HFError::Conflict { context }
-            | HFError::RateLimited { context, .. }
-            | HFError::Http { context } => self.refusal(context.status.as_u16()),
-            HFError::RepoNotFound { .. }
-            | HFError::RevisionNotFound { .. }
-            | HFError::EntryNotFound { .. } => self.not_found(),
-            HFError::Request { source, .. } => self.unreachable(&source.without_url()),
-            HFError::MalformedResponse { what, .. } => self.protocol(&what),
-            HFError::Json(error) => self.protocol(&error.to_string()),
-            HFError::Url(error) => self.not_an_address(error),
-            HFError::Xet { operation, source } => {
-                self.protocol(&format!("{operation}: {}", last(source.as_ref())))
-            }
-            other => self.protocol(&last(&other)),
         }
     }
 }

@@ -30,11 +30,6 @@ impl ModelId {
         if ok { Ok(Self(id.to_owned())) } else { Err(HubError::NotAnId { id: id.to_owned() }) }
     }
 
-    /// Organisation, empty where there is none, and name.
-    pub(super) fn parts(&self) -> (&str, &str) {
-        self.0.split_once('/').unwrap_or(("", &self.0))
-    }
-
     /// The folder of the cache.
     pub(super) fn folder(&self) -> String {
         format!("models--{}", self.0.replace('/', "--"))

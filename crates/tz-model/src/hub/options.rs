@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tz_io::Cancel;
 use zeroize::Zeroizing;
@@ -84,8 +85,12 @@ pub struct HubOptions {
     pub offline: bool,
     /// What is needed of the model.
     pub files: HubFiles,
-    /// Stops downloads.
+    /// Stops downloads within 100 ms.
     pub cancel: Cancel,
+    /// Longest silence of the hub; 60 s if `None`.
+    pub stall_timeout: Option<Duration>,
+    /// Times that a request or transfer that failed in passing is tried again; 3 if `None`.
+    pub retries: Option<u32>,
     progress: Option<Report>,
 }
 

@@ -8,8 +8,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use tempfile::NamedTempFile;
 use tz_format::{ByteOrder, Dtype, Element};
+use tz_io::TemporaryFile;
 
 use crate::dtype::byte_len;
 use crate::error::{Error, Fault, Place};
@@ -52,7 +52,7 @@ type Pieces = BTreeMap<u64, (u64, u32)>;
 #[derive(Debug)]
 pub(crate) struct TorchWriter {
     dest: PathBuf,
-    temp: NamedTempFile,
+    temp: TemporaryFile,
     /// The pickle and the small entries, then one per tensor.
     small: Vec<(Entry, Vec<u8>)>,
     tensors: Vec<(Entry, Mutex<Pieces>)>,

@@ -71,10 +71,21 @@ fn a_network_that_refuses() {
 fn a_range_that_is_ignored_does_not_end_in_the_file() {
     let cache = tempdir().unwrap();
     let server = Server::new(usual());
-    server.fail(&[Fault::Cut(60_000), Fault::Whole]);
-    let error = resolve(ID, &options(cache.path(), &server)).unwrap_err();
-    let too_long = matches!(error, HubError::Damaged { damage: Damage::TooLong { .. }, .. });
-    assert!(too_long, "{error:?}");
+    let len = usual().files[4].bytes.len();
+    let last = len - 1;
+    let others = [
+        format!("bytes 59999-{last}/{len}"),
+        format!("bytes 60000-{}/{len}", last - 1),
+        format!("bytes 60000-{len}/{}", len + 1),
+        format!("bytes 60000-+{last}/{len}"),
+        String::new(),
+    ];
+    let others = others.map(|other| Fault::Range(other.leak()));
+    for fault in others.into_iter().chain([Fault::Whole]) {
+        server.fail(&[Fault::Cut(60_000), fault]);
+        let error = resolve(ID, &options(cache.path(), &server)).unwrap_err();
+        assert!(matches!(error, HubError::Protocol { .. }), "{fault:?} {error:?}");
+    }
 }
 
 #[test]

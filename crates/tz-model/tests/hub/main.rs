@@ -4,6 +4,8 @@ mod cached;
 mod downloads;
 mod environment;
 mod faults;
+mod lies;
 mod refusals;
+mod reply;
 mod server;
 mod support;

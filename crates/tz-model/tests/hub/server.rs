@@ -3,20 +3,21 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
-use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
-use hyper::body::{Body, Frame, Incoming};
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use sha2::{Digest as _, Sha256};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsAcceptor;
+
+use crate::reply::Reply;
 
 pub(crate) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
@@ -41,6 +42,20 @@ pub(crate) struct Model {
     pub(crate) etag: Option<&'static str>,
     /// Instead of the commit, for files.
     pub(crate) commit_of_files: &'static str,
+    /// Before the length of large files.
+    pub(crate) sign: &'static str,
+    /// How the listing is answered.
+    pub(crate) listing: Listing,
+}
+
+/// How the listing is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Listing {
+    Usual,
+    /// By the content network, to which the hub sends everyone.
+    Elsewhere,
+    /// With this status and no end.
+    Endless(u16),
 }
 
 /// What befalls bodies of the content network, one answer each.
@@ -55,6 +70,8 @@ pub(crate) enum Fault {
     Status(u16),
     /// The range that was asked for is ignored.
     Whole,
+    /// The head says so of the range that was asked for.
+    Range(&'static str),
 }
 
 /// One request as it came.
@@ -78,13 +95,16 @@ struct Shared {
     log: Mutex<Vec<Record>>,
     /// Those to come, last first; the last one stays if `forever`.
     faults: Mutex<(Vec<Fault>, bool)>,
-    network: OnceLock<SocketAddr>,
+    /// Scheme, host and port of the content network.
+    network: OnceLock<String>,
+    /// Bytes of answers without end.
+    endless: Arc<AtomicUsize>,
 }
 
 /// Serves one model until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Server {
-    address: SocketAddr,
+    endpoint: String,
     shared: Arc<Shared>,
     accepting: Vec<JoinHandle<()>>,
 }
@@ -105,29 +125,45 @@ fn runtime() -> &'static Runtime {
 
 impl Server {
     pub(crate) fn new(model: Model) -> Self {
+        Self::start(model, None)
+    }
+
+    /// Both over TLS.
+    pub(crate) fn secure(model: Model, tls: TlsAcceptor) -> Self {
+        Self::start(model, Some(tls))
+    }
+
+    fn start(model: Model, tls: Option<TlsAcceptor>) -> Self {
         let shared = Arc::new(Shared {
             model: Mutex::new(model),
             log: Mutex::default(),
             faults: Mutex::default(),
             network: OnceLock::new(),
+            endless: Arc::default(),
         });
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let listen = || {
             let listener = runtime().block_on(TcpListener::bind("127.0.0.1:0")).expect("a port");
             let address = listener.local_addr().expect("bound");
-            (listener, address)
+            (listener, format!("{scheme}://{address}"))
         };
-        let (hub, address) = listen();
-        let (network, network_address) = listen();
-        shared.network.set(network_address).expect("once");
+        let (hub, endpoint) = listen();
+        let (network, elsewhere) = listen();
+        shared.network.set(elsewhere).expect("once");
         let accepting = vec![
-            runtime().spawn(accept(hub, Arc::clone(&shared), false)),
-            runtime().spawn(accept(network, Arc::clone(&shared), true)),
+            runtime().spawn(accept(hub, Arc::clone(&shared), false, tls.clone())),
+            runtime().spawn(accept(network, Arc::clone(&shared), true, tls)),
         ];
-        Self { address, shared, accepting }
+        Self { endpoint, shared, accepting }
     }
 
     pub(crate) fn endpoint(&self) -> String {
-        format!("http://{}", self.address)
+        self.endpoint.clone()
+    }
+
+    /// Bytes of answers without end that were sent.
+    pub(crate) fn endless(&self) -> usize {
+        self.shared.endless.load(Ordering::SeqCst)
     }
 
     pub(crate) fn log(&self) -> Vec<Record> {
@@ -160,9 +196,14 @@ impl Server {
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>, network: bool) {
+async fn accept(
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    network: bool,
+    tls: Option<TlsAcceptor>,
+) {
     while let Ok((socket, _)) = listener.accept().await {
-        let shared = Arc::clone(&shared);
+        let (shared, tls) = (Arc::clone(&shared), tls.clone());
         runtime().spawn(async move {
             let service = service_fn(move |request: Request<Incoming>| {
                 let answer = shared.answer(&request, network);
@@ -170,7 +211,13 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, network: bool) {
             });
             let builder = hyper::server::conn::http1::Builder::new();
             // A client that hangs up is part of some tests.
-            let _ = builder.serve_connection(TokioIo::new(socket), service).await;
+            let _ = match tls {
+                Some(tls) => {
+                    let Ok(socket) = tls.accept(socket).await else { return };
+                    builder.serve_connection(TokioIo::new(socket), service).await
+                }
+                None => builder.serve_connection(TokioIo::new(socket), service).await,
+            };
         });
     }
 }
@@ -191,11 +238,24 @@ impl Shared {
             Record { method: request.method().clone(), path, headers, to_network: network };
         self.log.lock().expect("no panic").push(record.clone());
         let model = self.model.lock().expect("no panic").clone();
-        if network {
+        let is_listing = record.path.starts_with("/api/models/");
+        if network && !is_listing {
             return self.content(&model, &record);
         }
+        match model.listing {
+            Listing::Elsewhere if is_listing && !network => {
+                let place = format!("{}{}", self.network.get().expect("set"), record.path);
+                let answer = Response::builder().status(307).header("location", place);
+                return answer.body(Reply::whole(Bytes::new())).expect("a response");
+            }
+            Listing::Endless(status) if is_listing => {
+                let reply = Reply { endless: Some(Arc::clone(&self.endless)), ..Reply::default() };
+                return Response::builder().status(status).body(reply).expect("a response");
+            }
+            _ => {}
+        }
         let expected = model.token.map(|token| format!("Bearer {token}"));
-        if expected.is_some() && record.header("authorization") != expected.as_deref() {
+        if expected.is_some() && !network && record.header("authorization") != expected.as_deref() {
             return status(if record.header("authorization").is_some() { 403 } else { 401 }, "");
         }
         if let Some(rest) = record.path.strip_prefix("/api/models/") {
@@ -228,8 +288,8 @@ impl Shared {
         answer
             .status(StatusCode::FOUND)
             .header("x-linked-etag", format!("\"{etag}\""))
-            .header("x-linked-size", file.bytes.len())
-            .header("location", format!("http://{network}/{}?signature=do-not-tell", file.name))
+            .header("x-linked-size", format!("{}{}", model.sign, file.bytes.len()))
+            .header("location", format!("{network}/{}?signature=do-not-tell", file.name))
             .body(Reply::whole(Bytes::new()))
             .expect("a response")
     }
@@ -250,7 +310,15 @@ impl Shared {
         });
         let mut bytes = file.bytes.get(start..).unwrap_or_default().to_vec();
         let code = if range.is_some() { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
-        let answer = Response::builder().status(code).header("accept-ranges", "bytes");
+        let mut answer = Response::builder().status(code).header("accept-ranges", "bytes");
+        if range.is_some() {
+            let (last, len) = (file.bytes.len() - 1, file.bytes.len());
+            let shown = match fault {
+                Some(Fault::Range(shown)) => shown.to_owned(),
+                _ => format!("bytes {start}-{last}/{len}"),
+            };
+            answer = answer.header("content-range", shown);
+        }
         match fault {
             Some(Fault::Flip) => bytes[0] ^= 1,
             Some(Fault::Long) => bytes.push(0),
@@ -261,7 +329,7 @@ impl Shared {
             _ if record.method == Method::HEAD => Reply::whole(Bytes::new()),
             Some(Fault::Cut(len)) => {
                 bytes.truncate(len);
-                Reply { bytes: Some(bytes.into()), breaks: true, flushed: false }
+                Reply { bytes: Some(bytes.into()), breaks: true, ..Reply::default() }
             }
             _ => Reply::whole(bytes.into()),
         };
@@ -303,42 +371,6 @@ impl File {
         let digest = Sha256::digest(&self.bytes);
         let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         hex[..if self.large { 64 } else { 40 }].to_owned()
-    }
-}
-
-/// A body in one piece, after which the connection may break.
-#[derive(Debug)]
-struct Reply {
-    bytes: Option<Bytes>,
-    breaks: bool,
-    flushed: bool,
-}
-
-impl Reply {
-    fn whole(bytes: Bytes) -> Self {
-        Self { bytes: Some(bytes).filter(|bytes| !bytes.is_empty()), breaks: false, flushed: true }
-    }
-}
-
-impl Body for Reply {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        if let Some(bytes) = self.bytes.take() {
-            return Poll::Ready(Some(Ok(Frame::data(bytes))));
-        }
-        if !self.flushed {
-            // hyper sends what it holds only when a body makes it wait.
-            self.flushed = true;
-            context.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        let end = self.breaks.then(|| Err(io::ErrorKind::ConnectionAborted.into()));
-        Poll::Ready(end)
     }
 }
 

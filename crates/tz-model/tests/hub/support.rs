@@ -5,7 +5,7 @@ use std::path::Path;
 
 use tz_model::hub::{HubOptions, Token};
 
-use crate::server::{COMMIT, File, Model, Server};
+use crate::server::{COMMIT, File, Listing, Model, Server};
 
 pub(crate) const ID: &str = "facebook/opt-tiny";
 
@@ -27,6 +27,8 @@ pub(crate) fn model(files: Vec<File>) -> Model {
         token: None,
         etag: None,
         commit_of_files: COMMIT,
+        sign: "",
+        listing: Listing::Usual,
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tz_crypto::{DEFAULT_COMPAT_CHUNK_SIZE, FileSealer, Key, SealSecret};
-use tz_io::WriteOptions;
+use tz_io::{TemporaryFolder, WriteOptions};
 use tz_lora::{
     Adapter, ArtifactDir, BaseModel, CONFIG_FILE, Forms, PACKED_FILE, PLAIN_FILE, Rules,
 };
@@ -55,7 +55,8 @@ impl LoraAdapter {
         options: &WriteOptions,
     ) -> Result<(), Failure> {
         let failed = |error| Failure::io("temporary folder", "create", &error);
-        let folder = tempfile::tempdir().map_err(failed)?;
+        let folder =
+            TemporaryFolder::create_in(&std::env::temp_dir(), ".tz-lora-").map_err(failed)?;
         let place =
             folder.path().to_str().ok_or_else(|| failed(std::io::ErrorKind::InvalidData.into()))?;
         let mut options = options.clone();

@@ -62,6 +62,7 @@ pub(super) fn find(
     });
     options.revision = revision.map(ToOwned::to_owned);
     options.cancel = session.cancel.clone();
+    (options.stall_timeout, options.retries) = session.access.waits();
     let snapshot = resolve(text, &options)?;
     Ok((snapshot.dir, snapshot.commit))
 }

@@ -28,6 +28,7 @@ fn check(world: &World, case: &Case, old: &State, new: &State, ran: &Ran, failed
     assert!(state.left.is_empty() || !tidied, "{what}: {:?}", state.left);
     if verdict == Verdict::Old {
         assert!(state.folders == old.folders || !tidied, "{what}: {:?}", state.folders);
+        assert!(state.files == old.files, "{what}: a journal is left");
     }
     // A folder that is replaced loses the old state first; that is the one way to end between.
     assert!(verdict != Verdict::Unfinished || !old.files.is_empty(), "{what}");

@@ -35,6 +35,8 @@ pub(crate) enum Fault {
     Silence,
     /// The request is read whole and answered with this status, headers and text.
     Status(u16, &'static [(&'static str, &'static str)], &'static str),
+    /// The request is read whole and sent elsewhere.
+    Redirect(u16, String),
     /// The body comes in chunks and its length is not stated.
     Unframed,
     /// The body comes in small pieces, each on its own.
@@ -101,6 +103,12 @@ impl Fault {
                 }
                 reply
             }
+            Self::Redirect(status, place) => {
+                let _ = request.into_body().collect().await;
+                let mut reply = plain(status, "");
+                reply.headers_mut().insert(header::LOCATION, place.parse().expect("a header"));
+                reply
+            }
             Self::Unframed => {
                 let mut reply = site.reply(request).await;
                 reply.headers_mut().remove(header::CONTENT_LENGTH);
@@ -113,7 +121,8 @@ impl Fault {
                 reply
             }
             Self::Before(happens) => {
-                happens();
+                // It may take a while, and ask this server for something.
+                tokio::task::block_in_place(|| happens());
                 site.reply(request).await
             }
         })

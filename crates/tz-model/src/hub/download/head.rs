@@ -1,22 +1,17 @@
-//! What the hub says of a file: its length, digest and commit.
-//!
-//! Asked here and not through hf-hub: that follows the redirect to the content network, where these headers are gone.
+//! What the hub says of a file: its length, digest and commit. The content network, to which it sends us for the bytes,
+//! says none of that.
 
-use std::time::Duration;
+use reqwest::header::{CONTENT_LENGTH, ETAG, HeaderMap};
+use reqwest::{Client, Method, Url};
+use tz_io::wire::digits;
 
-use reqwest::header::{CONTENT_LENGTH, ETAG, HeaderMap, LOCATION};
-use reqwest::{Client, StatusCode, Url};
-
-use super::{Hub, TRIES};
+use super::Hub;
+use super::ask::Follow;
 use crate::hub::error::HubError;
 use crate::hub::id::{is_commit, is_lower_hex};
 
-/// Redirects within the hub: a model that was renamed has one.
-const MAX_REDIRECTS: usize = 5;
 /// Characters of a SHA-256, which is the ETag of every file that is stored outside of Git.
 const SHA256_LEN: usize = 64;
-/// Wait before another try; doubled before each further one.
-const FIRST_WAIT: Duration = Duration::from_millis(100);
 
 /// A file as the hub describes it.
 #[derive(Debug)]
@@ -34,6 +29,12 @@ impl About {
 }
 
 impl Hub<'_> {
+    /// Where a file of a commit is.
+    pub(super) fn file(&self, commit: &str, name: &str) -> Result<Url, HubError> {
+        let id = self.id.to_string();
+        self.address(id.split('/').chain(["resolve", commit, name]))
+    }
+
     /// Asks about a file of a commit.
     pub(super) async fn about(
         &self,
@@ -41,51 +42,14 @@ impl Hub<'_> {
         commit: &str,
         name: &str,
     ) -> Result<About, HubError> {
-        let mut url = Url::parse(self.endpoint).map_err(|error| self.not_an_address(error))?;
-        let parts = self.id.to_string();
-        let path = parts.split('/').chain(["resolve", commit, name]);
-        match url.path_segments_mut() {
-            Ok(mut segments) => segments.pop_if_empty().extend(path),
-            Err(()) => return Err(self.protocol("not an address of a server")),
-        };
-        let hub = url.origin();
-        for _ in 0..=MAX_REDIRECTS {
-            let (status, headers) = self.head(client, &url).await?;
-            let next = text(&headers, LOCATION.as_str()).filter(|_| status.is_redirection());
-            // Elsewhere is the content network: this answer describes the file, and the token stays here.
-            match next.and_then(|next| url.join(next).ok()).filter(|next| next.origin() == hub) {
-                Some(next) => url = next,
-                None if status.is_success() || status.is_redirection() => {
-                    return self.describe(&headers, commit, name);
-                }
-                None => return Err(self.refusal(status.as_u16())),
-            }
+        let url = self.file(commit, name)?;
+        // Elsewhere is the content network: the answer that leads there describes the file.
+        let answer = self.ask(client, Method::HEAD, url, None, Follow::Hub).await?;
+        let status = answer.status();
+        if status.is_success() || status.is_redirection() {
+            return self.describe(answer.headers(), commit, name);
         }
-        Err(self.protocol("it redirects without end"))
-    }
-
-    async fn head(&self, client: &Client, url: &Url) -> Result<(StatusCode, HeaderMap), HubError> {
-        let mut wait = FIRST_WAIT;
-        let mut left = TRIES;
-        loop {
-            let mut request = client.head(url.clone());
-            if let Some(token) = &self.options.token {
-                request = request.bearer_auth(token.as_str());
-            }
-            let failure = match request.send().await {
-                Ok(answer) if !is_passing(answer.status()) => {
-                    return Ok((answer.status(), answer.headers().clone()));
-                }
-                Ok(answer) => self.refusal(answer.status().as_u16()),
-                Err(error) => self.unreachable(&error.without_url()),
-            };
-            if left == 0 {
-                return Err(failure);
-            }
-            left -= 1;
-            tokio::time::sleep(wait).await;
-            wait *= 2;
-        }
+        Err(self.refusal(status.as_u16()))
     }
 
     fn describe(&self, headers: &HeaderMap, commit: &str, name: &str) -> Result<About, HubError> {
@@ -100,8 +64,7 @@ impl Hub<'_> {
         if text(headers, "x-repo-commit") != Some(commit) {
             return Err(wrong("it is of another commit than its model"));
         }
-        let len =
-            first(["x-linked-size", CONTENT_LENGTH.as_str()]).and_then(|len| len.parse().ok());
+        let len = first(["x-linked-size", CONTENT_LENGTH.as_str()]).and_then(digits);
         let len = len.ok_or_else(|| wrong("its length is not stated"))?;
         Ok(About { len, etag: etag.to_owned() })
     }
@@ -109,9 +72,4 @@ impl Hub<'_> {
 
 fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     headers.get(name)?.to_str().ok()
-}
-
-/// Whether the same request may be answered in a moment.
-fn is_passing(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 408 | 429 | 500 | 502 | 503 | 504)
 }

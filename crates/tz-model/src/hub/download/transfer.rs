@@ -2,31 +2,23 @@
 
 use std::io::Write as _;
 use std::path::Path;
-use std::time::Duration;
 
-use futures_util::StreamExt as _;
-use hf_hub::HFError;
-use hf_hub::repository::{HFRepository, RepoTypeModel};
+use reqwest::{Client, Method, StatusCode};
 use sha2::{Digest as _, Sha256};
-use tempfile::NamedTempFile;
+use tz_io::TemporaryFile;
+use tz_io::wire::check_range;
 
-use super::Hub;
+use super::ask::Follow;
 use super::head::About;
+use super::{FIRST_WAIT, Hub, longer};
 use crate::hub::cache::Repository;
 use crate::hub::error::{Damage, HubError};
-
-/// Tries of a transfer that broke off, each from where the one before ended.
-const TRIES: u32 = 4;
-/// Wait before the second; doubled before each further one.
-const FIRST_WAIT: Duration = Duration::from_millis(100);
 
 /// A commit of a model on the hub, and its place in the cache.
 pub(super) struct Remote<'a> {
     pub(super) hub: &'a Hub<'a>,
     pub(super) repository: &'a Repository,
-    pub(super) remote: &'a HFRepository<RepoTypeModel>,
-    /// For questions that must not be redirected elsewhere.
-    pub(super) asking: &'a reqwest::Client,
+    pub(super) client: &'a Client,
     pub(super) commit: &'a str,
 }
 
@@ -38,14 +30,18 @@ enum Stop {
 }
 
 impl Remote<'_> {
-    /// Puts one file into the snapshot, unless it is there.
-    pub(super) async fn fetch(&self, name: &str) -> Result<(), HubError> {
+    /// Puts one file of at most `most` bytes into the snapshot, unless it is there.
+    pub(super) async fn fetch(&self, name: &str, most: u64) -> Result<(), HubError> {
         self.check()?;
         let found = self.repository.snapshot(self.commit).join(name);
         if found.is_file() {
             return Ok(());
         }
-        let about = self.hub.about(self.asking, self.commit, name).await?;
+        let about = self.hub.about(self.client, self.commit, name).await?;
+        if about.len > most {
+            let why = format!("{name}: a file next to the weights has at most {most} bytes");
+            return Err(self.hub.protocol(&why));
+        }
         if !self.repository.has_blob(&about.etag, about.len) {
             let file = self.transfer(name, &about).await?;
             self.repository.keep(file, &about.etag)?;
@@ -53,7 +49,7 @@ impl Remote<'_> {
         self.repository.link(self.commit, name, &about.etag)
     }
 
-    async fn transfer(&self, name: &str, about: &About) -> Result<NamedTempFile, HubError> {
+    async fn transfer(&self, name: &str, about: &About) -> Result<TemporaryFile, HubError> {
         let mut part = Part {
             file: self.repository.incomplete()?,
             digest: Sha256::new(),
@@ -61,7 +57,8 @@ impl Remote<'_> {
             len: about.len,
         };
         let mut wait = FIRST_WAIT;
-        for left in (0..TRIES).rev() {
+        // Each try goes on where the one before ended.
+        for left in (0..=self.hub.options.retries()).rev() {
             match self.go_on(name, &mut part).await {
                 Ok(()) => break,
                 Err(Stop::For(error)) => return Err(error),
@@ -71,7 +68,7 @@ impl Remote<'_> {
                 }
                 Err(Stop::Broken(_)) => {
                     tokio::time::sleep(wait).await;
-                    wait *= 2;
+                    wait = longer(wait);
                 }
             }
         }
@@ -88,13 +85,23 @@ impl Remote<'_> {
             return Ok(());
         }
         let range = (part.done > 0).then_some(part.done..part.len);
-        let asked = self.remote.download_file_stream().filename(name).revision(self.commit);
-        let (_, mut body) = match asked.maybe_range(range).send().await {
-            Ok(answer) => answer,
-            Err(error) => return Err(self.stop(error)),
-        };
-        while let Some(bytes) = body.next().await {
-            let bytes = bytes.map_err(|error| self.stop(error))?;
+        let url = self.hub.file(self.commit, name).map_err(Stop::For)?;
+        let asked = self.hub.ask(self.client, Method::GET, url, range.as_ref(), Follow::Everywhere);
+        let mut answer = asked.await.map_err(Stop::For)?;
+        let wrong = |why: &str| Stop::For(self.hub.protocol(&format!("{name}: {why}")));
+        match (answer.status(), &range) {
+            (StatusCode::OK, None) => {}
+            (StatusCode::PARTIAL_CONTENT, Some(range)) => {
+                check_range(answer.headers(), range, part.len)
+                    .map_err(|error| wrong(&error.to_string()))?;
+            }
+            (status, _) if status.is_success() => {
+                return Err(wrong("the server answered another range"));
+            }
+            (status, _) => return Err(Stop::For(self.hub.refusal(status.as_u16()))),
+        }
+        let broken = |error: reqwest::Error| Stop::Broken(super::last(&error.without_url()));
+        while let Some(bytes) = answer.chunk().await.map_err(broken)? {
             self.check().map_err(Stop::For)?;
             let done = part.done.saturating_add(bytes.len() as u64);
             if done > part.len {
@@ -112,13 +119,6 @@ impl Remote<'_> {
         if whole { Ok(()) } else { Err(Stop::Broken("the transfer ended early".to_owned())) }
     }
 
-    fn stop(&self, error: HFError) -> Stop {
-        match error {
-            HFError::Request { source, .. } => Stop::Broken(super::last(&source.without_url())),
-            other => Stop::For(self.hub.failure(other)),
-        }
-    }
-
     fn damaged(&self, name: &str, damage: Damage) -> HubError {
         HubError::Damaged { id: self.hub.id.to_string(), file: name.to_owned(), damage }
     }
@@ -130,7 +130,7 @@ impl Remote<'_> {
 
 /// What has come of a file.
 struct Part {
-    file: NamedTempFile,
+    file: TemporaryFile,
     digest: Sha256,
     done: u64,
     len: u64,
