@@ -69,7 +69,7 @@ impl Session {
             ..typed
         };
         speech.listen();
-        let access = Access::new(access, &config, speech.quiet);
+        let access = Access::new(access, &config, speech.quiet)?;
         Ok(Self { speech, cancel, progress: Progress::default(), access, config })
     }
 

@@ -114,15 +114,16 @@ impl CryptoError {
             | Self::FrontAltered
             | Self::FileLength { .. }
             | Self::NotEncrypted
-            | Self::KeyLength { .. }
-            | Self::EmptyPassphrase => ErrorClass::Key,
+            | Self::KeyLength { .. } => ErrorClass::Key,
             Self::KdfTooCostly { .. } | Self::Malformed { .. } | Self::Format(_) => {
                 ErrorClass::Malformed
             }
             Self::OutOfMemory { .. } | Self::Random | Self::Library => ErrorClass::System,
-            Self::NeedsRoom { .. } | Self::LastSlot | Self::NoSuchSlot { .. } | Self::Misuse(_) => {
-                ErrorClass::Usage
-            }
+            Self::EmptyPassphrase
+            | Self::NeedsRoom { .. }
+            | Self::LastSlot
+            | Self::NoSuchSlot { .. }
+            | Self::Misuse(_) => ErrorClass::Usage,
         }
     }
 

@@ -66,8 +66,9 @@ impl TensorFile {
     }
 
     /// Opens a file over a transport of the caller's and unlocks it. The front of a sealed file is trusted only after
-    /// its MAC was checked. A file that is not encrypted is refused where secrets are given: it is not the one that
-    /// the caller takes it for. Without secrets an encrypted file opens too, for what its front tells.
+    /// its MAC was checked. [`OpenOptions::plain`] says what to do with a file that is not encrypted; by default it is
+    /// refused if secrets are given, because the caller expects another file. Without secrets an encrypted file opens
+    /// too, for what its front tells.
     ///
     /// # Errors
     /// As [`Self::open`], and [`IoError::Crypto`].
@@ -77,9 +78,14 @@ impl TensorFile {
     ) -> Result<Self, IoError> {
         let (front, bytes) = front::read(&*source, &options.limits)?;
         let mut file = Self { source, front, unlocked: None };
-        let plain = options.plain_allowed && !file.is_encrypted();
-        if !options.secrets.is_empty() && !plain {
-            let crypto = |error| IoError::crypto(file.location(), None, error);
+        let crypto = |error| IoError::crypto(file.location(), None, error);
+        if !file.is_encrypted() {
+            return match options.refuses_plain() {
+                true => Err(crypto(CryptoError::NotEncrypted)),
+                false => Ok(file),
+            };
+        }
+        if !options.secrets.is_empty() {
             let opener =
                 FileOpener::new(&file.front, &bytes, &options.secrets, &options.kdf_limits)
                     .map_err(crypto)?;
@@ -240,7 +246,7 @@ impl TensorFile {
         pool: &dyn BufferPool,
         consumer: &dyn Consumer,
     ) -> Result<ReadStats, IoError> {
-        let staged = self.source.plan_options().staged(pool.buffer_len());
+        let staged = self.source.plan_options().filling(pool.buffer_len());
         let plan_options = self.align(PlanOptions { headers: options.verify, ..staged })?;
         stream::run(self, &self.plan(selection, &plan_options)?, options, pool, consumer)
     }
