@@ -33,6 +33,8 @@ pub(crate) trait Reap: Send + Sync + fmt::Debug {
 pub struct CopyEngine<D: Device, B> {
     device: D,
     lanes: Vec<Mutex<Lane<D, B>>>,
+    /// Events that have completed. Each goes back before its buffer does, so there are never more than buffers.
+    spare: Mutex<Vec<D::Event>>,
     next: AtomicUsize,
     in_flight: AtomicUsize,
     failure: Mutex<Option<DeviceError>>,
@@ -48,12 +50,11 @@ struct Counters {
     drain: Sum,
 }
 
-/// A stream, the buffers on it, oldest first, and events that have completed.
+/// A stream and the buffers on it, oldest first.
 #[derive(Debug)]
 struct Lane<D: Device, B> {
     stream: D::Stream,
     in_flight: VecDeque<(D::Event, B)>,
-    spare: Vec<D::Event>,
 }
 
 impl<D: Device, B: Deref<Target = [u8]> + Send> CopyEngine<D, B> {
@@ -63,13 +64,13 @@ impl<D: Device, B: Deref<Target = [u8]> + Send> CopyEngine<D, B> {
     /// Whatever the device says.
     pub fn new(device: D, streams: usize) -> Result<Self, DeviceError> {
         let lane = |_| -> Result<_, DeviceError> {
-            let (stream, in_flight) = (device.stream()?, VecDeque::new());
-            Ok(Mutex::new(Lane { stream, in_flight, spare: Vec::new() }))
+            Ok(Mutex::new(Lane { stream: device.stream()?, in_flight: VecDeque::new() }))
         };
         let lanes = (0..streams.max(1)).map(lane).collect::<Result<_, _>>()?;
         Ok(Self {
             device,
             lanes,
+            spare: Mutex::new(Vec::new()),
             next: AtomicUsize::new(0),
             in_flight: AtomicUsize::new(0),
             failure: Mutex::new(None),
@@ -90,7 +91,7 @@ impl<D: Device, B: Deref<Target = [u8]> + Send> CopyEngine<D, B> {
         self.check()?;
         let mut lane = self.next_lane();
         let started =
-            self.counters.submit.time(|| self.start(&mut lane, &buffer, memories, copies));
+            self.counters.submit.time(|| self.start(&lane.stream, &buffer, memories, copies));
         match started {
             Ok(event) => {
                 self.in_flight.fetch_add(1, Ordering::Relaxed);
@@ -108,7 +109,7 @@ impl<D: Device, B: Deref<Target = [u8]> + Send> CopyEngine<D, B> {
 
     fn start(
         &self,
-        lane: &mut Lane<D, B>,
+        stream: &D::Stream,
         buffer: &B,
         memories: &[D::Memory],
         copies: &[Copy],
@@ -124,15 +125,13 @@ impl<D: Device, B: Deref<Target = [u8]> + Send> CopyEngine<D, B> {
                     allocation: buffer.len() as u64,
                 });
             };
-            self.device.copy_to_device(&lane.stream, source, memory, copy.offset)?;
+            self.device.copy_to_device(stream, source, memory, copy.offset)?;
             self.counters.copies.add(1);
             self.counters.bytes.add(source.len() as u64);
         }
-        let mut event = match lane.spare.pop() {
-            Some(event) => event,
-            None => self.device.event()?,
-        };
-        self.device.record(&lane.stream, &mut event)?;
+        let spare = lock(&self.spare).pop();
+        let mut event = spare.map_or_else(|| self.device.event(), Ok)?;
+        self.device.record(stream, &mut event)?;
         Ok(event)
     }
 
@@ -159,9 +158,9 @@ impl<D: Device, B: Deref<Target = [u8]> + Send> CopyEngine<D, B> {
                 if let Err(error) = self.device.synchronize(&lane.stream) {
                     self.fail(error);
                 }
-                let finished = std::mem::take(&mut lane.in_flight);
-                self.in_flight.fetch_sub(finished.len(), Ordering::Relaxed);
-                lane.spare.extend(finished.into_iter().map(|(event, _)| event));
+                for (event, buffer) in std::mem::take(&mut lane.in_flight) {
+                    self.give_back(event, buffer);
+                }
             }
         };
         self.counters.drain.time(waiting);
@@ -197,6 +196,14 @@ impl<D: Device, B: Deref<Target = [u8]> + Send> CopyEngine<D, B> {
         lock(&self.lanes[next])
     }
 
+    /// Takes back what is done. The buffer counts as in flight until its pool has it, so nobody takes a fresh one
+    /// meanwhile.
+    fn give_back(&self, event: D::Event, buffer: B) {
+        lock(&self.spare).push(event);
+        drop(buffer);
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+
     fn check(&self) -> Result<(), DeviceError> {
         self.failure().map_or(Ok(()), Err)
     }
@@ -220,9 +227,7 @@ impl<D: Device, B: Deref<Target = [u8]> + Send + fmt::Debug> Reap for CopyEngine
                     Err(error) => return Err(self.fail(error)),
                 }
                 if let Some((event, buffer)) = lane.in_flight.pop_front() {
-                    lane.spare.push(event);
-                    self.in_flight.fetch_sub(1, Ordering::Relaxed);
-                    drop(buffer);
+                    self.give_back(event, buffer);
                     finished += 1;
                 }
             }

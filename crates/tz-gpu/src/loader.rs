@@ -183,9 +183,14 @@ impl<D: Device> GpuLoader<D> {
         let mut planned = file.source().plan_options().filling(buffer_len);
         planned.headers = options.verify || file.is_encrypted();
         let pieces = file.plan(selection, &planned)?.fetches.len();
-        let pool = GrowingPool { pool: &self.pool, buffer_len, buffers: self.pool.open(pieces) };
-        let caller = std::thread::current().id();
-        let consumer = Stage { loader: self, plan, memories, caller };
+        let pool = GrowingPool {
+            pool: &self.pool,
+            buffer_len,
+            buffers: self.pool.open(pieces),
+            device: &self.device,
+            caller: std::thread::current().id(),
+        };
+        let consumer = Stage { loader: self, plan, memories };
         Ok(file.stream(selection, options, &pool, &consumer)?)
     }
 
@@ -277,13 +282,16 @@ fn shared_len(buffer_len: usize, growth: usize) -> Option<usize> {
 
 /// The ring as one load sees it: as many buffers as it can use, to be filled in part where their contents grow.
 #[derive(Debug)]
-struct GrowingPool<'a> {
+struct GrowingPool<'a, D> {
     pool: &'a PinnedPool,
     buffer_len: usize,
     buffers: usize,
+    device: &'a D,
+    /// Reads too, and is not ours; all other readers end with the load.
+    caller: ThreadId,
 }
 
-impl BufferPool for GrowingPool<'_> {
+impl<D: Device> BufferPool for GrowingPool<'_, D> {
     fn buffer_len(&self) -> usize {
         self.buffer_len
     }
@@ -293,6 +301,10 @@ impl BufferPool for GrowingPool<'_> {
     }
 
     fn acquire(&self, cancel: &Cancel) -> Option<PooledBuffer> {
+        if std::thread::current().id() != self.caller {
+            // The first thing that a reader does. Where it fails, the next call to the device says why.
+            let _ = self.device.keep_current();
+        }
         self.pool.acquire(cancel)
     }
 
@@ -306,15 +318,10 @@ struct Stage<'a, D: Device> {
     loader: &'a GpuLoader<D>,
     plan: &'a Plan<'a>,
     memories: &'a [D::Memory],
-    /// Reads too, and is not ours; all other readers end with the load.
-    caller: ThreadId,
 }
 
 impl<D: Device> Consumer for Stage<'_, D> {
     fn consume(&self, piece: Piece) -> io::Result<()> {
-        if std::thread::current().id() != self.caller {
-            self.loader.device.keep_current().map_err(io::Error::other)?;
-        }
         let (mut buffer, parts) = piece.into_parts();
         let convert = || self.convert(&mut buffer, &parts);
         let copies = self.loader.convert_time.time(convert)?;
