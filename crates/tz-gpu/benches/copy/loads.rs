@@ -121,6 +121,7 @@ fn measure(
             "readers": way.read.readers,
             "verify": way.read.verify,
             "buffer_bytes": way.options.buffer_bytes,
+            "ring_limit_bytes": way.options.memory_limit,
             "ring_bytes": copy.pinned_bytes,
             "streams": way.options.streams,
             "bytes": bytes,
