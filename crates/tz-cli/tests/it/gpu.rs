@@ -94,6 +94,20 @@ fn a_load_reports_phases_and_both_memories() {
     assert!(json["phases"]["decrypt"].as_f64() > Some(0.0), "{json}");
 }
 
+/// Row 5 of "Faults found on paper" in `docs/GPU.md`.
+#[test]
+fn a_slow_start_of_the_driver_is_a_phase_of_its_own() {
+    let folder = models();
+    let slow = FakeDriver::new().slow("cuInit", 1500);
+    let load = ["deserialize", "plain.tensors", "--device", "cuda:0", "--json"];
+    let json = with(&slow, folder.path(), &load).exits(0).json();
+    assert!(json["phases"]["device_open"].as_f64() >= Some(1.5), "{json}");
+    assert!(json["seconds"].as_f64() >= Some(1.5), "a user waits for it, {json}");
+    let bench = ["bench", "plain.tensors", "--device", "cuda:0", "--rounds", "1", "--json"];
+    let json = with(&slow, folder.path(), &bench).exits(0).json();
+    assert!(json["rounds"][0]["phases"]["device_open"].is_null(), "{json}");
+}
+
 #[test]
 fn the_ring_keeps_to_the_memory_limit() {
     let folder = models();
