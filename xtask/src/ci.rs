@@ -76,6 +76,8 @@ const PACKAGE: &str =
     r#"t=${CARGO_TARGET_DIR:-target}; .ci/package "$t/release/tz-cli" local "$t/dist""#;
 
 const AFTER_TESTS: &[Step] = &[
+    // The tests with the most threads and timers, on a machine that is slow on purpose.
+    step("busy", &["xtask", "test", "--busy", "--package", "tz-io", "--test", "remote"]),
     // Each row of each criterion bench once, with what the tests have built; nothing is measured. The bench `copy` of
     // tz-gpu needs a device.
     step(
@@ -112,6 +114,8 @@ const AFTER_TESTS: &[Step] = &[
     step("roundtrip", &["xtask", "roundtrip"]),
     // Packs what `roundtrip` has built, as a release does.
     step("package", &["sh", "-c", PACKAGE]),
+    // The kit for GPU machines, on the fake driver.
+    step("gpu-kit", &["xtask", "gpu-test", "--fake", "--no-wheels"]),
     // What a registry would be sent, in the order it would be sent in; the code has been built already.
     step(
         "publish",

@@ -1,111 +1,159 @@
-//! `cargo xtask gpu-test`: builds everything that a GPU machine without Rust needs, as one folder and packed as one
-//! file, and says how to run it there. With `--run` it runs it here.
+//! `cargo xtask gpu-test`: builds everything that a GPU machine without Rust needs, packed as one file that fits beside
+//! the checkout, and says how to run it there. With `--run` it runs it here.
 
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
-use crate::report::mebibytes;
+use crate::report::{mebibytes, table};
 use crate::workspace;
 
-/// Most bytes of the packed kit: a checkout that travels to a machine on loan may have 64 MiB, and sources and fixtures
-/// take some 17 of them.
-const MAX_BYTES: u64 = 46 << 20;
+/// Most bytes of checkout and packed kit together: 64 MiB may travel to a machine on loan, and names of files count too.
+const MAX_BYTES: u64 = 60 << 20;
 
-/// Python packages that the kit measures against or that those need, without what such machines have (PyTorch, NumPy,
-/// safetensors).
+/// Most seconds that the steps may be expected to take together, and after which none starts.
+const MAX_SECONDS: u64 = 440;
+
+/// Python packages that the kit measures against or that those need, without what such machines have: PyTorch, NumPy,
+/// safetensors, and everything in the list of the device tool's `KINDS.md`.
 const WHEELS: &[&str] = &[
     "boto3",
     "botocore",
     "hiredis",
     "jmespath",
     "libnacl",
-    "protobuf",
-    "psutil",
-    "python-dateutil",
     "redis",
     "s3transfer",
-    "six",
     "tensorizer==2.12.1",
-    "urllib3",
 ];
 
 /// Python of the machines seen so far.
 const PYTHON: &str = "312";
+
+/// What the kit holds of `crates/tz-gpu/tests/gpu/kit`.
+const SCRIPTS: &[&str] = &["run.py", "dlpack_check.py", "compare.py"];
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Leave the Python packages of the comparison out
     #[arg(long)]
     no_wheels: bool,
-    /// Run the kit here, all of it or these stages: facts, suite, dlpack, sanitizer, cli, bus, model, warm, disk
-    #[arg(long, value_name = "STAGE", num_args = 0.., value_delimiter = ',')]
-    run: Option<Vec<String>>,
+    /// Print sizes, steps and limits; build and run nothing. The size of the kit is that of the last one built
+    #[arg(long)]
+    dry_run: bool,
+    /// Run the kit here, on this machine's GPU; arguments for it follow, for example `--run --only facts bus`
+    #[arg(long, value_name = "ARGUMENT", num_args = 0.., allow_hyphen_values = true)]
+    run: Option<Vec<OsString>>,
+    /// Run the short form of the kit here, on a driver in host memory
+    #[arg(long, conflicts_with_all = ["run", "dry_run"])]
+    fake: bool,
 }
 
 /// Builds the kit; runs it if that is asked for.
 pub(crate) fn run(args: &Args) -> Result<()> {
+    print_plan()?;
     let kit = workspace::target()?.join("gpu-kit");
+    if args.dry_run {
+        return check_size(&kit.with_extension("tar.xz"));
+    }
     if kit.exists() {
         std::fs::remove_dir_all(&kit).with_context(|| kit.display().to_string())?;
     }
     std::fs::create_dir_all(&kit).with_context(|| kit.display().to_string())?;
 
-    println!("Building the suite, the measurements, the C interface, tz-cli and xtask.");
+    println!("Building the suite, the measurements, the C interface and tz-cli.");
     // One set of features, so that nothing is compiled twice.
     let features = "--features=cuda,testing,capi";
     let tests = ["test", "--release", "--no-run", "-p", "tz-gpu", "--test=gpu", "--bench=copy"];
     let example = ["build", "--release", "-p", "tz-gpu", "--example=dlpack"];
-    let product = ["build", "--release", "-p", "tz-cli", "-p", "xtask"];
     let mut built = build(&tests, &[features])?;
     built.extend(build(&example, &[features])?);
-    built.extend(build(&product, &[])?);
-    for (target, name) in [
-        ("gpu", "gpu"),
-        ("copy", "copy"),
-        ("dlpack", "libdlpack.so"),
-        ("tz-cli", "tz-cli"),
-        ("xtask", "xtask"),
-    ] {
+    built.extend(build(&["build", "--release", "-p", "tz-cli"], &[])?);
+    for (target, name) in
+        [("gpu", "gpu"), ("copy", "copy"), ("dlpack", "libdlpack.so"), ("tz-cli", "tz-cli")]
+    {
         let found = built.iter().find(|artifact| artifact.target == target);
         let path = found.with_context(|| format!("cargo built no {target}"))?;
         copy(&path.file, &kit.join(name))?;
     }
-    let sources = workspace::root().join("crates/tz-gpu/tests/gpu/kit");
-    for name in ["run.sh", "dlpack_check.py", "compare.py"] {
-        copy(&sources.join(name), &kit.join(name))?;
-    }
-    for folder in ["valid", "foreign", "sealed"] {
-        copy_files(
-            &workspace::root().join("fixtures").join(folder),
-            &kit.join("fixtures").join(folder),
-        )?;
+    for name in SCRIPTS {
+        copy(&sources().join(name), &kit.join(name))?;
     }
     if !args.no_wheels {
         wheels(&kit.join("wheels"))?;
     }
 
-    if let Some(stages) = &args.run {
-        return run_here(&kit, stages);
-    }
     let packed = pack(&kit)?;
-    let bytes = packed.metadata().with_context(|| packed.display().to_string())?.len();
-    println!(
-        "{} holds {}, packed {} of {}.",
-        kit.display(),
-        mebibytes(size(&kit)?),
-        mebibytes(bytes),
-        mebibytes(MAX_BYTES)
-    );
-    if bytes > MAX_BYTES {
-        bail!("the kit is too large to carry: leave the Python packages out with --no-wheels");
+    check_size(&packed)?;
+    if args.fake {
+        return run_fake(&packed);
+    }
+    if let Some(arguments) = &args.run {
+        return run_here(&packed, arguments, &[]);
     }
     println!(
-        "On a GPU machine: python3 -m tarfile -e {} /tmp && /tmp/gpu-kit/run.sh OUT; docs/GPU.md says what comes of it.",
+        "On a GPU machine, in the checkout: python3 -m tarfile -e {} /tmp && python3 /tmp/gpu-kit/run.py OUT; docs/GPU.md \
+         explains the figures.",
         packed.display()
     );
+    Ok(())
+}
+
+fn sources() -> PathBuf {
+    workspace::root().join("crates/tz-gpu/tests/gpu/kit")
+}
+
+/// Prints the steps of the kit, as the kit itself lists them, and checks that they fit the time of a machine on loan.
+fn print_plan() -> Result<()> {
+    #[derive(Deserialize)]
+    struct Plan {
+        start_limit_s: u64,
+        expected_s: u64,
+        steps: Vec<Step>,
+    }
+    #[derive(Deserialize)]
+    struct Step {
+        step: String,
+        limit_s: u64,
+        expected_s: u64,
+    }
+    let output = Command::new("python3")
+        .arg(sources().join("run.py"))
+        .arg("--plan")
+        .output()
+        .context("starting python3")?;
+    if !output.status.success() {
+        bail!("run.py --plan: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    let plan: Plan = serde_json::from_slice(&output.stdout).context("the plan of run.py")?;
+    let mut rows = table(&["step", "limit, s", "expected, s"]);
+    for step in &plan.steps {
+        rows.add_row([&step.step, &step.limit_s.to_string(), &step.expected_s.to_string()]);
+    }
+    println!("{rows}");
+    println!(
+        "Expected {} s in all, of {MAX_SECONDS}; no step starts after {} s.",
+        plan.expected_s, plan.start_limit_s
+    );
+    if plan.expected_s > MAX_SECONDS || plan.start_limit_s > MAX_SECONDS {
+        bail!("the steps of the kit take longer than {MAX_SECONDS} s");
+    }
+    Ok(())
+}
+
+/// Checks that checkout and kit can travel together.
+fn check_size(packed: &Path) -> Result<()> {
+    let tree = workspace::travelling_bytes()?;
+    let kit = packed.metadata().map(|meta| meta.len()).unwrap_or(0);
+    println!("Checkout {}, kit {}, of {}.", mebibytes(tree), mebibytes(kit), mebibytes(MAX_BYTES));
+    if tree + kit > MAX_BYTES {
+        bail!(
+            "checkout and kit are too large to travel together: leave the Python packages out with --no-wheels"
+        );
+    }
     Ok(())
 }
 
@@ -172,18 +220,6 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
         .with_context(|| format!("copying {} to {}", from.display(), to.display()))
 }
 
-/// Copies the files of a folder, not the folders in it.
-fn copy_files(from: &Path, to: &Path) -> Result<()> {
-    std::fs::create_dir_all(to).with_context(|| to.display().to_string())?;
-    for entry in std::fs::read_dir(from).with_context(|| from.display().to_string())? {
-        let entry = entry?;
-        if entry.file_type()?.is_file() {
-            copy(&entry.path(), &to.join(entry.file_name()))?;
-        }
-    }
-    Ok(())
-}
-
 /// Fetches packages as the GPU machine's Python takes them.
 fn wheels(folder: &Path) -> Result<()> {
     println!("Fetching the Python packages that the kit compares with.");
@@ -202,28 +238,107 @@ fn wheels(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-fn size(folder: &Path) -> Result<u64> {
-    let mut bytes = 0;
-    for entry in std::fs::read_dir(folder).with_context(|| folder.display().to_string())? {
-        let entry = entry?;
-        bytes += if entry.file_type()?.is_dir() {
-            size(&entry.path())?
-        } else {
-            entry.metadata()?.len()
-        };
-    }
-    Ok(bytes)
+/// Runs the short form on the fake driver of `tz-cuda-shim`.
+fn run_fake(packed: &Path) -> Result<()> {
+    let folder = tempfile::tempdir().context("a folder for the driver")?;
+    let driver = folder.path().join("libfake.so");
+    let mut compiler = Command::new(std::env::var_os("CC").unwrap_or_else(|| "cc".into()));
+    compiler.args(["-shared", "-fPIC", "-O1", "-pthread", "-o"]).arg(&driver);
+    compiler.arg(workspace::root().join("crates/tz-cuda-shim/src/testing/fake_driver.c"));
+    succeeded(&mut compiler)?;
+    // Device and pinned memory for the model of the short form and for everything that is measured beside it.
+    let bytes = (4_u64 << 30).to_string();
+    run_here(
+        packed,
+        // However busy this machine is: only a machine on loan has limits to keep.
+        &["--short".into(), "--limits".into(), "20".into()],
+        &[
+            ("TZ_CUDA_DRIVER", driver.as_os_str()),
+            ("FAKE_CUDA_MEMORY", bytes.as_ref()),
+            ("FAKE_CUDA_PINNED", bytes.as_ref()),
+        ],
+    )
 }
 
-fn run_here(kit: &Path, stages: &[String]) -> Result<()> {
-    let out = kit.with_file_name("gpu-report");
-    let status = Command::new(kit.join("run.sh"))
-        .arg(&out)
-        .args(stages)
-        .status()
-        .context("starting run.sh")?;
+/// Unpacks the kit as a GPU machine does, and runs it.
+fn run_here(packed: &Path, arguments: &[OsString], environment: &[(&str, &OsStr)]) -> Result<()> {
+    let folder = tempfile::tempdir().context("a folder to unpack into")?;
+    succeeded(
+        Command::new("python3").args(["-m", "tarfile", "-e"]).arg(packed).arg(folder.path()),
+    )?;
+    let mut kit = Command::new("python3");
+    kit.arg(folder.path().join("gpu-kit/run.py"))
+        .arg(folder.path().join("out"))
+        .arg("--dir")
+        .arg(folder.path());
+    succeeded(kit.args(arguments).envs(environment.iter().copied()).current_dir(workspace::root()))
+}
+
+fn succeeded(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("{command:?}"))?;
     if !status.success() {
-        bail!("run.sh: {status}");
+        bail!("{command:?}: {status}");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    /// Runs the kit with these programs instead of ours; gives whether it succeeded, and what it published.
+    fn run_with(programs: &[(&str, &str)], arguments: &[&str]) -> (bool, serde_json::Value, usize) {
+        let kit = tempfile::tempdir().unwrap();
+        for name in SCRIPTS {
+            copy(&sources().join(name), &kit.path().join(name)).unwrap();
+        }
+        for (name, script) in programs {
+            let path = kit.path().join(name);
+            std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let out = kit.path().join("out");
+        let status = Command::new("python3")
+            .arg(kit.path().join("run.py"))
+            .arg(&out)
+            .arg("--dir")
+            .arg(kit.path())
+            .args(arguments)
+            .stdout(std::process::Stdio::null())
+            .status()
+            .unwrap();
+        let summary = std::fs::read(out.join("summary.json")).unwrap();
+        let files = std::fs::read_dir(&out).unwrap().count();
+        (status.success(), serde_json::from_slice(&summary).unwrap(), files)
+    }
+
+    const BUS: &str = r#"echo '{"what": "pinned", "copy_mib": 2, "streams": 2, "gb_s": 50.0}'"#;
+
+    #[test]
+    fn a_step_beyond_its_limit_is_ended_and_the_next_one_runs() {
+        let programs =
+            [("copy", "sleep 100000 & wait"), ("gpu", "echo '74 GPU tests ran, 0 failed'")];
+        let (succeeded, summary, _) =
+            run_with(&programs, &["--only", "bus", "suite", "--limits", "0.1"]);
+        assert!(!succeeded);
+        let states = |at: usize| (&summary["steps"][at]["step"], &summary["steps"][at]["state"]);
+        assert_eq!(states(0), (&"bus".into(), &"FAILED".into()));
+        assert_eq!(states(1), (&"suite".into(), &"passed".into()));
+    }
+
+    #[test]
+    fn a_step_that_fails_does_not_lose_the_figures_of_others() {
+        let programs = [("copy", BUS), ("gpu", "echo 'FAILED something'; exit 1")];
+        let (succeeded, summary, files) = run_with(&programs, &["--only", "bus", "suite"]);
+        assert!(!succeeded);
+        assert_eq!(summary["figures"]["pinned, best"], 50.0);
+        assert!(files <= 8, "{files} files come back from a machine on loan");
+    }
+
+    #[test]
+    fn the_steps_fit_the_time_of_a_machine_on_loan() {
+        print_plan().unwrap();
+    }
 }

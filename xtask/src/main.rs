@@ -18,6 +18,7 @@ mod report;
 mod roundtrip;
 mod servers;
 mod sys;
+mod test;
 mod tidy;
 mod workspace;
 
@@ -49,6 +50,8 @@ enum Command {
     Lint,
     /// Check what the compiler does not: file sizes, unsafe, promises and their tests
     Tidy,
+    /// Run the tests; with `--busy`, next to busy loops and on one core
+    Test(test::Args),
     /// Run everything that continuous integration runs, in its order
     Ci(ci::Args),
     /// Read a file into fresh memory and print the time as JSON (the baseline of `bench`)
@@ -79,6 +82,7 @@ fn main() -> ExitCode {
         Command::Layers => layers::run(),
         Command::Lint => lint::run(),
         Command::Tidy => tidy::run(),
+        Command::Test(args) => test::run(&args),
         Command::Ci(args) => ci::run(&args),
         Command::RawRead(args) => bench::raw_read(&args),
         Command::RawTouch(args) => bench::raw_touch(&args),

@@ -74,7 +74,7 @@ impl Tree {
         self.check_manifests(&mut faults);
         self.check_promises("docs/FORMAT.md", "F-", &mut faults);
         self.check_promises("docs/ENCRYPTION.md", "E-", &mut faults);
-        for page in ["DEPLOY", "REMOTE", "SECURITY-REVIEW", "VLLM"] {
+        for page in ["DEPLOY", "REMOTE", "SECURITY-REVIEW", "TESTING", "VLLM"] {
             self.check_cited_tests(&format!("docs/{page}.md"), &mut faults);
         }
         self.check_frozen(&mut faults);

@@ -49,3 +49,24 @@ pub(crate) fn cache() -> Result<PathBuf> {
     };
     Ok(base.join("tz"))
 }
+
+/// Bytes of the files that travel to a machine on loan: tracked ones, and untracked ones that git does not ignore.
+pub(crate) fn travelling_bytes() -> Result<u64> {
+    let output = Command::new("git")
+        .current_dir(root())
+        .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate"])
+        .output()
+        .context("starting git")?;
+    if !output.status.success() {
+        bail!("git ls-files: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    let names = output.stdout.split(|&byte| byte == 0).filter(|name| !name.is_empty());
+    let mut bytes = 0;
+    for name in names {
+        use std::os::unix::ffi::OsStrExt as _;
+        let path = root().join(std::ffi::OsStr::from_bytes(name));
+        // A file that was removed and not yet committed does not travel.
+        bytes += path.symlink_metadata().map(|meta| meta.len()).unwrap_or(0);
+    }
+    Ok(bytes)
+}

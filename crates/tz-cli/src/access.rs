@@ -1,29 +1,21 @@
 //! Keys, servers and credentials: what was typed, and what it opens. Owns [`AccessArgs`] and [`Access`].
 //!
 //! Every command takes these options. Secrets come from files or the environment, never from the command line, and are
-//! read only when a command needs them.
+//! used only when a command needs them.
 
-use std::collections::HashMap;
-use std::io::{IoSliceMut, Read as _};
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+mod secrets;
+
+use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, ValueEnum};
-use tz_crypto::{Key, Passphrase, Secret};
-use tz_io::{Addressing, Cancel, IoError, Location, OpenOptions, RemoteOptions};
-use zeroize::Zeroizing;
+use tz_io::{Addressing, Cancel, IoError, OpenOptions, PlainFiles, RemoteOptions};
 
 use crate::args::duration;
 use crate::config::Config;
 use crate::error::Failure;
-use crate::output::say;
-
-/// Environment variable that holds a passphrase.
-const PASSPHRASE_VARIABLE: &str = "TZ_PASSPHRASE";
-/// Longest file of a secret; more is a mistaken path.
-const MAX_SECRET_LEN: usize = 64 << 10;
+use secrets::{PASSPHRASE_VARIABLE, SecretFiles};
 
 /// Where keys and credentials are.
 #[derive(Debug, Clone, Default, Args)]
@@ -43,6 +35,7 @@ pub(crate) struct AccessArgs {
         long,
         global = true,
         value_name = "FILE",
+        value_parser = any_path(),
         env = "TZ_PASSPHRASE_FILE",
         hide_env_values = true,
         help_heading = "Keys"
@@ -150,13 +143,9 @@ enum Style {
     Virtual,
 }
 
-/// What a command does with a file that is not encrypted although a key was given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Plain {
-    /// Refuse it: it is not the file that the user takes it for.
-    Refuse,
-    /// Read it: the key is for another file, or for the output.
-    Accept,
+/// A path that may be empty: [`Access::new`] refuses that, and knows whether an option or the environment said it.
+fn any_path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
 }
 
 /// Options and settings file together.
@@ -168,20 +157,14 @@ pub(crate) struct Access {
     cancel: Cancel,
 }
 
-/// Contents of the files of secrets that were read. One command may need a secret more than once, and a pipe
-/// (`--keyfile <(…)`) can be read only once.
-#[derive(Clone, Default)]
-struct SecretFiles(Arc<Mutex<HashMap<PathBuf, Zeroizing<Vec<u8>>>>>);
-
-impl std::fmt::Debug for SecretFiles {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("SecretFiles(redacted)")
-    }
-}
-
 impl Access {
-    /// The file is weaker than options and environment.
-    pub(crate) fn new(args: &AccessArgs, config: &Config, quiet: bool, cancel: Cancel) -> Self {
+    /// The file is weaker than options and environment. Fails if a secret is set but empty.
+    pub(crate) fn new(
+        args: &AccessArgs,
+        config: &Config,
+        quiet: bool,
+        cancel: Cancel,
+    ) -> Result<Self, Failure> {
         let mut args = args.clone();
         let Config {
             keyfile,
@@ -195,7 +178,7 @@ impl Access {
             ..
         } = config.clone();
         let typed = args.keyfile.is_some() || args.passphrase_file.is_some();
-        if !typed && passphrase_variable().is_none() {
+        if !typed && std::env::var_os(PASSPHRASE_VARIABLE).is_none() {
             (args.keyfile, args.passphrase_file) = (keyfile, passphrase_file);
         }
         args.s3_endpoint = args.s3_endpoint.or(s3_endpoint);
@@ -204,7 +187,9 @@ impl Access {
         args.ca_bundle = args.ca_bundle.or(ca_bundle);
         args.stall_timeout = args.stall_timeout.or(stall_timeout);
         args.retries = args.retries.or(retries);
-        Self { args, quiet, read: SecretFiles::default(), cancel }
+        let access = Self { args, quiet, read: SecretFiles::default(), cancel };
+        access.refuse_empty()?;
+        Ok(access)
     }
 
     /// Servers and credentials.
@@ -227,8 +212,11 @@ impl Access {
         };
         if let Some(path) = &args.s3_secret_access_key_file {
             let secret = self.read_secret(path, "the secret access key")?;
-            let secret = std::str::from_utf8(&secret)
-                .map_err(|_| unusable(path, "the secret access key is not text"))?;
+            let secret = std::str::from_utf8(&secret).map_err(|_| {
+                let path = path.display().to_string();
+                let failure = Failure::key(format!("{path}: the secret access key is not text"));
+                failure.at(path).hint("check the file")
+            })?;
             remote.s3.secret_access_key = Some(secret.trim().to_owned());
         }
         Ok(remote)
@@ -240,125 +228,39 @@ impl Access {
         (self.args.stall_timeout, self.args.retries)
     }
 
-    /// How to open a file that may be encrypted, to read all of it.
-    pub(crate) fn open(&self, plain: Plain) -> Result<OpenOptions, Failure> {
+    /// How to open a file to read all of it. Keys that were given are for this file, so it must be encrypted.
+    pub(crate) fn open(&self) -> Result<OpenOptions, Failure> {
+        let mut options = self.open_any()?;
+        options.plain = PlainFiles::RefusedWithSecrets;
+        Ok(options)
+    }
+
+    /// The same, if the keys that were given may be for another file: the output, or the other file that is read.
+    pub(crate) fn open_any(&self) -> Result<OpenOptions, Failure> {
+        let mut options = self.open_without_keys()?;
+        options.secrets = self.secrets()?;
+        Ok(options)
+    }
+
+    /// The same, if the keys that were given are for the output alone.
+    pub(crate) fn open_without_keys(&self) -> Result<OpenOptions, Failure> {
         let mut options = OpenOptions::default();
         options.remote = self.remote()?;
-        options.secrets = self.secrets()?;
-        options.plain_allowed = plain == Plain::Accept;
         options.remote.whole = true;
+        options.plain = PlainFiles::Accepted;
         Ok(options)
     }
 
-    /// The same without the keys that were given.
-    pub(crate) fn open_without_keys(&self) -> Result<OpenOptions, Failure> {
-        let mut options = self.open_front()?;
-        options.remote.whole = true;
-        Ok(options)
-    }
-
-    /// How to open a file for what stands in its front.
+    /// How to open a file for its header, which needs no key. Keys that were given are not used, but they are for this
+    /// file, so it must be encrypted.
     pub(crate) fn open_front(&self) -> Result<OpenOptions, Failure> {
         let mut options = OpenOptions::default();
         options.remote = self.remote()?;
+        if self.has_secrets() {
+            options.plain = PlainFiles::Refused;
+        }
         Ok(options)
     }
-
-    /// Keys and passphrases that were given.
-    pub(crate) fn secrets(&self) -> Result<Vec<Secret>, Failure> {
-        let mut secrets = Vec::new();
-        if let Some(place) = &self.args.keyfile {
-            secrets.push(Secret::Key(self.key(place)?));
-        }
-        if let Some(passphrase) = self.passphrase()? {
-            secrets.push(Secret::Passphrase(passphrase));
-        }
-        Ok(secrets)
-    }
-
-    /// The place of the key, as typed.
-    pub(crate) fn keyfile(&self) -> Option<&str> {
-        self.args.keyfile.as_deref()
-    }
-
-    /// Reads a key of exactly 32 bytes from a path or URI.
-    pub(crate) fn key(&self, place: &str) -> Result<Key, Failure> {
-        let bytes = match Location::parse(place)? {
-            Location::File(path) => self.read_secret(&path, "the key")?,
-            location => {
-                let source = location.open(&self.remote()?)?;
-                // One byte more than a key shows that the object is not one, whatever its length.
-                let len = source.len().unwrap_or(0).min(33);
-                let mut bytes = Zeroizing::new(vec![0; usize::try_from(len).unwrap_or(33)]);
-                source.read_into(0, &mut [IoSliceMut::new(&mut bytes)])?;
-                bytes
-            }
-        };
-        Key::from_bytes(&bytes).map_err(|_| {
-            Failure::key(format!("{place}: a key file holds exactly 32 bytes, this one does not"))
-                .at(place)
-                .hint("`tz-cli keygen FILE` makes one; a passphrase goes into --passphrase-file")
-        })
-    }
-
-    /// The passphrase that was given, by file or environment.
-    pub(crate) fn passphrase(&self) -> Result<Option<Passphrase>, Failure> {
-        match &self.args.passphrase_file {
-            Some(path) => self.passphrase_of(path).map(Some),
-            None => Ok(passphrase_variable()),
-        }
-    }
-
-    /// Reads a passphrase from a file.
-    pub(crate) fn passphrase_of(&self, path: &Path) -> Result<Passphrase, Failure> {
-        let bytes = self.read_secret(path, "the passphrase")?;
-        let text = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
-        let text = text.strip_suffix(b"\r").filter(|_| text.len() < bytes.len()).unwrap_or(text);
-        match text {
-            _ if bytes.len() > MAX_SECRET_LEN => Err(unusable(path, "larger than any passphrase")),
-            [] => Err(unusable(path, "the passphrase is empty")),
-            text => Ok(Passphrase::new(text)),
-        }
-    }
-
-    /// The contents of a file, cut where it is longer than any secret.
-    fn read_secret(&self, path: &Path, what: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
-        let mut read = self.read.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bytes) = read.get(path) {
-            return Ok(bytes.clone());
-        }
-        self.warn_if_exposed(path);
-        let failed =
-            |error| Failure::io(&path.display().to_string(), &format!("read {what}"), &error);
-        let file = std::fs::File::open(path).map_err(failed)?;
-        // Room for all at once: a vector that grows leaves copies behind.
-        let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_SECRET_LEN + 64));
-        file.take(MAX_SECRET_LEN as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
-        read.insert(path.to_owned(), bytes.clone());
-        Ok(bytes)
-    }
-
-    /// A secret that others can read is worth a word, not a refusal: containers mount them that way.
-    fn warn_if_exposed(&self, path: &Path) {
-        let mode = path.metadata().map_or(0, |metadata| metadata.permissions().mode());
-        if mode & 0o077 != 0 && !self.quiet {
-            let path = path.display();
-            say(&format!(
-                "warning: {path}: others can read this secret (mode {:03o}): chmod 600",
-                mode & 0o777
-            ));
-        }
-    }
-}
-
-fn passphrase_variable() -> Option<Passphrase> {
-    let value = std::env::var_os(PASSPHRASE_VARIABLE).filter(|value| !value.is_empty())?;
-    Some(Passphrase::new(std::os::unix::ffi::OsStringExt::into_vec(value)))
-}
-
-fn unusable(path: &Path, why: &str) -> Failure {
-    let path = path.display().to_string();
-    Failure::key(format!("{path}: {why}")).at(path).hint("check the file")
 }
 
 impl From<tz_crypto::CryptoError> for Failure {

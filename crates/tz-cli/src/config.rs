@@ -62,6 +62,14 @@ impl Config {
         if config.num_readers == Some(0) || config.limit_cpu_concurrency == Some(0) {
             return Err("num-readers and limit-cpu-concurrency are at least 1".to_owned());
         }
+        for (name, is_empty) in [
+            ("keyfile", config.keyfile.as_ref().is_some_and(String::is_empty)),
+            ("passphrase-file", config.passphrase_file.as_deref() == Some(Path::new(""))),
+        ] {
+            if is_empty {
+                return Err(format!("{name} is set but empty"));
+            }
+        }
         Ok(config)
     }
 }
@@ -153,6 +161,8 @@ mod tests {
         refused("deadline = \"3 weeks\"", "not a time");
         refused("dtype = \"int8\"", "float32");
         refused("num-readers = 0", "at least 1");
+        refused("keyfile = \"\"", "keyfile is set but empty");
+        refused("passphrase-file = ''", "passphrase-file is set but empty");
         refused("verify = ", "line 1");
     }
 }

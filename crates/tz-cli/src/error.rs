@@ -155,7 +155,7 @@ fn crypto_exit(error: &CryptoError) -> (Exit, &'static str) {
     match (error.class(), error) {
         (_, CryptoError::NotEncrypted) => (
             Exit::Key,
-            "leave out the key (and unset TZ_PASSPHRASE), if a plain file is what you expect",
+            "leave out the key (and unset TZ_KEYFILE, TZ_PASSPHRASE_FILE and TZ_PASSPHRASE), if a plain file is what you expect",
         ),
         (_, CryptoError::Interrupted(_)) => (
             Exit::Key,

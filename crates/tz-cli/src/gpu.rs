@@ -1,5 +1,7 @@
 //! Devices other than the CPU: opening them, loading onto them, and what they say of themselves. Owns [`Gpu`].
 
+use std::time::{Duration, Instant};
+
 use tz_format::Element;
 use tz_gpu::{Device as _, DeviceError, GpuLoader, GpuOptions, LoadStats};
 use tz_io::Location;
@@ -22,6 +24,8 @@ pub(crate) struct Gpu {
     name: Option<String>,
     /// Bytes of its memory that nobody used when it was opened.
     free: Option<u64>,
+    /// How long starting the driver and opening the device took.
+    pub(crate) opening: Duration,
 }
 
 /// A device with its ring of pinned memory under way, and an open source.
@@ -34,9 +38,10 @@ pub(crate) struct Opened {
 
 impl Gpu {
     pub(crate) fn open(ordinal: u32) -> Result<Self, Failure> {
+        let start = Instant::now();
         let (device, name) = open(ordinal)?;
         let free = device.memory_info().ok().map(|info| info.free);
-        Ok(Self { device, name, free })
+        Ok(Self { device, name, free, opening: start.elapsed() })
     }
 
     /// Starts the device and pins the ring while the front of the source is being read.

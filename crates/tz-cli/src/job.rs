@@ -73,7 +73,7 @@ impl Session {
             ..typed
         };
         speech.listen();
-        let access = Access::new(access, &config, speech.quiet, cancel.clone());
+        let access = Access::new(access, &config, speech.quiet, cancel.clone())?;
         let deadline = args.deadline.or(config.deadline);
         Ok(Self { speech, cancel, progress: Progress::default(), access, deadline, config })
     }

@@ -17,7 +17,6 @@ use tz_io::{
 };
 use tz_model::{Checkpoint, MAX_HEADER_LEN};
 
-use crate::access::Plain;
 use crate::error::Failure;
 use crate::job::{Job, Session};
 use crate::parallel;
@@ -58,7 +57,7 @@ impl Source {
         selection: &Selection,
         session: &Session,
     ) -> Result<Self, Failure> {
-        let mut options = session.access.open(Plain::Refuse)?;
+        let mut options = session.access.open()?;
         options.remote.whole = selection.is_all();
         Self::open_with(text, session, &options)
     }
@@ -99,7 +98,7 @@ impl Source {
 
     /// A checkpoint is never encrypted, so one in the place of an encrypted file is refused like any plain file.
     fn checkpoint(path: &Path, text: &str, options: &OpenOptions) -> Result<Self, Failure> {
-        if !options.secrets.is_empty() && !options.plain_allowed {
+        if options.refuses_plain() {
             let (location, source) = (text.to_owned(), CryptoError::NotEncrypted);
             return Err(IoError::Crypto { location, tensor: None, source }.into());
         }

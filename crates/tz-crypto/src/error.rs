@@ -125,13 +125,13 @@ impl CryptoError {
             | Self::FileLength { .. }
             | Self::Interrupted(_)
             | Self::NotEncrypted
-            | Self::KeyLength { .. }
-            | Self::EmptyPassphrase => ErrorClass::Key,
+            | Self::KeyLength { .. } => ErrorClass::Key,
             Self::KdfTooCostly { .. } | Self::Malformed { .. } | Self::Format(_) => {
                 ErrorClass::Malformed
             }
             Self::OutOfMemory { .. } | Self::Random | Self::Library => ErrorClass::System,
-            Self::NotSealed { .. }
+            Self::EmptyPassphrase
+            | Self::NotSealed { .. }
             | Self::NeedsRoom { .. }
             | Self::LastSlot
             | Self::NoSuchSlot { .. }

@@ -40,6 +40,8 @@ use cust_raw::{
     CUresult,
     CUsharedconfig,
     CUstream,
+    CUstreamCaptureMode,
+    CUstreamCaptureStatus,
     CUsurfObject,
     CUtexObject,
     CUuuid,
@@ -267,6 +269,7 @@ forward! {
         dstDevice: CUdevice,
         hStream: CUstream,
     );
+    fn cuMemcpy2DAsync_v2(pCopy: *const CUDA_MEMCPY2D, hStream: CUstream);
     fn cuMemcpy2D_v2(pCopy: *const CUDA_MEMCPY2D);
     fn cuMemcpyAtoH_v2(dstHost: *mut c_void, srcArray: CUarray, srcOffset: usize, ByteCount: usize);
     fn cuMemcpyDtoDAsync_v2(
@@ -351,8 +354,10 @@ forward! {
     fn cuStreamCreate(phStream: *mut CUstream, Flags: c_uint);
     fn cuStreamCreateWithPriority(phStream: *mut CUstream, flags: c_uint, priority: c_int);
     fn cuStreamDestroy_v2(hStream: CUstream);
+    fn cuStreamGetCtx(hStream: CUstream, pctx: *mut CUcontext);
     fn cuStreamGetFlags(hStream: CUstream, flags: *mut c_uint);
     fn cuStreamGetPriority(hStream: CUstream, priority: *mut c_int);
+    fn cuStreamIsCapturing(hStream: CUstream, captureStatus: *mut CUstreamCaptureStatus);
     fn cuStreamQuery(hStream: CUstream);
     fn cuStreamSynchronize(hStream: CUstream);
     fn cuStreamWaitEvent(hStream: CUstream, hEvent: CUevent, Flags: c_uint);
@@ -371,4 +376,5 @@ forward! {
         pResViewDesc: *mut CUDA_RESOURCE_VIEW_DESC,
         texObject: CUtexObject,
     );
+    fn cuThreadExchangeStreamCaptureMode(mode: *mut CUstreamCaptureMode);
 }

@@ -104,7 +104,7 @@ impl Driver {
         Some(name.to_string_lossy().into_owned())
     }
 
-    fn find(&self, name: &str) -> Option<*mut c_void> {
+    pub(crate) fn find(&self, name: &str) -> Option<*mut c_void> {
         // SAFETY: the address is only carried about here; the type it has is the business of the forwarder.
         let symbol = unsafe { self.library.get::<*mut c_void>(name) }.ok()?;
         // SAFETY: taken from a loaded library, so the library's lifetime bounds the address; it is never unloaded.

@@ -1,7 +1,10 @@
 //! Tests against a driver in host memory. Owns [`FakeDriver`]. Feature `testing`.
 //!
 //! A process finds its driver once, so every test that wants a driver of its own runs in a process of its own: the
-//! test starts its own executable again, with just itself selected and the driver named in the environment.
+//! test starts its own executable again, with just itself selected and the driver named in the environment. There, a
+//! [`Probe`] tells what the driver was asked to do.
+
+mod probe;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -9,6 +12,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::DRIVER_VARIABLE;
+
+pub use probe::Probe;
 
 /// Set in the process that a test started; holds the test's name.
 const CHILD_VARIABLE: &str = "TZ_FAKE_DRIVER_TEST";
@@ -40,12 +45,28 @@ impl FakeDriver {
 
     /// Lets `function` return `code` from its `nth` call on.
     #[must_use]
-    pub fn failing(mut self, function: &str, code: i32, nth: u32) -> Self {
-        let rules = self.settings.entry("FAKE_CUDA_FAIL").or_default();
+    pub fn failing(self, function: &str, code: i32, nth: u32) -> Self {
+        self.with_rule("FAKE_CUDA_FAIL", &format!("{function}:{code}:{nth}"))
+    }
+
+    /// Lets every call of `function` take that much longer.
+    #[must_use]
+    pub fn slow(self, function: &str, milliseconds: u32) -> Self {
+        self.with_rule("FAKE_CUDA_SLOW", &format!("{function}:{milliseconds}"))
+    }
+
+    /// Gives every device this value of the attribute of that number.
+    #[must_use]
+    pub fn with_attribute(self, attribute: u32, value: i32) -> Self {
+        self.with_rule("FAKE_CUDA_ATTRIBUTE", &format!("{attribute}:{value}"))
+    }
+
+    fn with_rule(mut self, variable: &'static str, rule: &str) -> Self {
+        let rules = self.settings.entry(variable).or_default();
         if !rules.is_empty() {
             rules.push(',');
         }
-        rules.push_str(&format!("{function}:{code}:{nth}"));
+        rules.push_str(rule);
         self
     }
 

@@ -30,13 +30,11 @@ impl<D: Device> Bus<D> {
         let count = bytes.clamp(1, MAX_ROUND_BYTES).div_ceil(len);
         let streams = (0..DEFAULT_STREAMS).map(|_| device.stream()).collect::<Result<_, _>>()?;
         let target = device.allocate(len.saturating_mul(count))?;
-        let pin = |_| {
-            let mut memory = device.pin(usize::try_from(len).unwrap_or(usize::MAX))?;
-            // Pages that nobody has written may not be there yet.
-            memory.fill(1);
-            Ok(memory)
-        };
-        let sources = (0..count).map(pin).collect::<Result<_, DeviceError>>()?;
+        let (len, count) = (len.try_into(), count.try_into());
+        let mut sources =
+            device.pin_buffers(len.unwrap_or(usize::MAX), count.unwrap_or(usize::MAX))?;
+        // Pages that nobody has written may not be there yet.
+        sources.iter_mut().for_each(|source| source.fill(1));
         Ok(Self { device, sources, target, streams })
     }
 

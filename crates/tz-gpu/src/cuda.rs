@@ -1,17 +1,19 @@
 //! A CUDA device through `cust`. Owns [`CudaDevice`]; raw calls are in the folder beside it.
 //!
 //! A device is its primary context, which PyTorch and everything else on CUDA's runtime uses too, so addresses mean the
-//! same to all of them. Every call makes that context current on the calling thread and leaves it so.
+//! same to all of them. It is retained once and never released. Every call makes it current on the calling thread and
+//! restores what was current before.
 
+mod context;
 mod driver;
+mod host_pages;
 mod memory;
 mod register;
 mod stream;
 
 use std::fmt;
-use std::sync::Arc;
 
-use cust::context::Context;
+use context::Primary;
 
 use crate::device::{Device, DeviceId, DeviceMemory as _, MemoryInfo, check_range};
 use crate::error::{DeviceError, MemoryKind};
@@ -47,35 +49,38 @@ impl CudaInfo {
 /// A CUDA device.
 #[derive(Clone)]
 pub struct CudaDevice {
-    shared: Arc<Shared>,
-}
-
-#[derive(Debug)]
-struct Shared {
-    id: DeviceId,
-    context: Context,
+    primary: Primary,
 }
 
 impl fmt::Debug for CudaDevice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("CudaDevice").field(&self.shared.id).finish()
+        f.debug_tuple("CudaDevice").field(&self.primary.id()).finish()
     }
 }
 
 impl CudaDevice {
-    /// Opens the device of this ordinal.
+    /// Opens the device of this ordinal. The first time takes as long as CUDA needs to start on it.
     ///
     /// # Errors
-    /// [`DeviceError::NoDriver`] where CUDA cannot start, [`DeviceError::NoDevice`] where there is no such device.
+    /// [`DeviceError::NoDriver`] where CUDA cannot start, [`DeviceError::NoDevice`] where there is no such device,
+    /// [`DeviceError::Forked`] in a child of a process that had started CUDA.
     pub fn open(ordinal: u32) -> Result<Self, DeviceError> {
-        let id = DeviceId::Cuda(ordinal);
-        let context = driver::open(ordinal, id)?;
-        Ok(Self { shared: Arc::new(Shared { id, context }) })
+        Ok(Self { primary: Primary::open(ordinal)? })
     }
+}
 
-    /// Makes the device current on this thread.
-    fn bind(&self) -> Result<(), DeviceError> {
-        driver::bind(&self.shared.context, self.shared.id)
+/// The same refusal, in words about memory if that is what lacks.
+fn refused(
+    device: DeviceId,
+    memory: MemoryKind,
+    needed: u64,
+    free: impl FnOnce() -> Option<u64>,
+) -> impl FnOnce(DeviceError) -> DeviceError {
+    move |error| match error {
+        DeviceError::Driver { code: driver::OUT_OF_MEMORY, .. } => {
+            DeviceError::OutOfMemory { device, memory, needed, free: free() }
+        }
+        other => other,
     }
 }
 
@@ -86,40 +91,35 @@ impl Device for CudaDevice {
     type Event = CudaEvent;
 
     fn id(&self) -> DeviceId {
-        self.shared.id
+        self.primary.id()
+    }
+
+    fn keep_current(&self) -> Result<(), DeviceError> {
+        self.primary.keep()
     }
 
     fn memory_info(&self) -> Result<MemoryInfo, DeviceError> {
-        self.bind()?;
-        driver::memory_info(self.shared.id)
+        driver::memory_info(&self.primary.bind()?)
     }
 
     fn allocate(&self, len: u64) -> Result<CudaMemory, DeviceError> {
-        CudaMemory::new(self.clone(), len).map_err(|error| match error {
-            DeviceError::Driver { code: driver::OUT_OF_MEMORY, .. } => DeviceError::OutOfMemory {
-                device: self.id(),
-                memory: MemoryKind::Device,
-                needed: len,
-                free: self.memory_info().ok().map(|info| info.free),
-            },
-            other => other,
-        })
+        let free = || self.memory_info().ok().map(|info| info.free);
+        let allocated = CudaMemory::new(self.primary, len);
+        allocated.map_err(refused(self.id(), MemoryKind::Device, len, free))
     }
 
-    fn pin(&self, len: usize) -> Result<CudaPinned, DeviceError> {
-        CudaPinned::new(self.clone(), len).map_err(|error| match error {
-            DeviceError::Driver { code: driver::OUT_OF_MEMORY, .. } => DeviceError::OutOfMemory {
-                device: self.id(),
-                memory: MemoryKind::Pinned,
-                needed: len as u64,
-                free: None,
-            },
-            other => other,
-        })
+    fn pin_buffers(&self, len: usize, count: usize) -> Result<Vec<CudaPinned>, DeviceError> {
+        let needed = len.saturating_mul(count) as u64;
+        let pinned = CudaPinned::cut(self.primary, len, count);
+        pinned.map_err(refused(self.id(), MemoryKind::Pinned, needed, || None))
     }
 
     fn stream(&self) -> Result<CudaStream, DeviceError> {
-        CudaStream::new(self.clone())
+        CudaStream::new(self.primary)
+    }
+
+    fn event(&self) -> Result<CudaEvent, DeviceError> {
+        CudaEvent::new(self.primary)
     }
 
     fn copy_to_device(
@@ -144,8 +144,8 @@ impl Device for CudaDevice {
         stream.fill_zero(memory.address().wrapping_add(offset), len)
     }
 
-    fn record(&self, stream: &CudaStream) -> Result<CudaEvent, DeviceError> {
-        stream.record()
+    fn record(&self, stream: &CudaStream, event: &mut CudaEvent) -> Result<(), DeviceError> {
+        event.record(stream)
     }
 
     fn query(&self, event: &CudaEvent) -> Result<bool, DeviceError> {

@@ -11,7 +11,7 @@ use std::fmt;
 use std::ops::DerefMut;
 use std::str::FromStr;
 
-use crate::error::DeviceError;
+use crate::error::{DeviceError, MemoryKind};
 
 /// Every allocation on a device starts at a multiple of this many bytes, and so does every tensor in an arena: what
 /// CUDA guarantees and what its vector loads want.
@@ -23,20 +23,30 @@ pub const ALIGNMENT: u64 = 256;
 pub trait Device: Clone + Send + Sync + fmt::Debug + 'static {
     /// Memory on the device. Freed when dropped, after everything that was copied to it.
     type Memory: DeviceMemory;
-    /// Page-locked host memory, readable by the CPU at full speed. Unpinned when dropped.
+    /// Page-locked host memory, readable by the CPU at full speed. Unpinned when dropped with all others of its
+    /// allocation.
     type Pinned: DerefMut<Target = [u8]> + Send + Sync + fmt::Debug + 'static;
     /// Copies on one stream happen in order; streams are independent.
     type Stream: Send + Sync + fmt::Debug + 'static;
-    /// Completes when everything that was on its stream has.
+    /// Completes when everything that was on its stream when it was last recorded has.
     type Event: Send + Sync + fmt::Debug + 'static;
 
     /// Which device this is.
     fn id(&self) -> DeviceId;
 
-    /// How much memory there is.
+    /// Says that the calling thread is the library's own and ends with its work: what the device makes current there
+    /// may stay. On all other threads a device leaves everything as it was.
     ///
     /// # Errors
     /// [`DeviceError`], as of every function here.
+    fn keep_current(&self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
+    /// How much memory there is.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
     fn memory_info(&self) -> Result<MemoryInfo, DeviceError>;
 
     /// Allocates `len` bytes at a multiple of [`ALIGNMENT`], with any contents.
@@ -45,11 +55,26 @@ pub trait Device: Clone + Send + Sync + fmt::Debug + 'static {
     /// [`DeviceError::OutOfMemory`]; the device stays usable.
     fn allocate(&self, len: u64) -> Result<Self::Memory, DeviceError>;
 
-    /// Allocates `len` bytes of page-locked host memory, with any contents.
+    /// Allocates page-locked host memory for `count` buffers of `len` bytes, with any contents. It is one allocation,
+    /// because each may hold up the whole device; it lives as long as the last of its buffers.
     ///
     /// # Errors
     /// [`DeviceError::OutOfMemory`]; the device stays usable.
-    fn pin(&self, len: usize) -> Result<Self::Pinned, DeviceError>;
+    fn pin_buffers(&self, len: usize, count: usize) -> Result<Vec<Self::Pinned>, DeviceError>;
+
+    /// Allocates a single buffer.
+    ///
+    /// # Errors
+    /// As [`Self::pin_buffers`].
+    fn pin(&self, len: usize) -> Result<Self::Pinned, DeviceError> {
+        let none = DeviceError::OutOfMemory {
+            device: self.id(),
+            memory: MemoryKind::Pinned,
+            needed: len as u64,
+            free: None,
+        };
+        self.pin_buffers(len, 1)?.pop().ok_or(none)
+    }
 
     /// Opens a stream.
     ///
@@ -81,11 +106,17 @@ pub trait Device: Clone + Send + Sync + fmt::Debug + 'static {
         len: u64,
     ) -> Result<(), DeviceError>;
 
-    /// Marks the end of what is on the stream now.
+    /// Makes an event, to be recorded any number of times.
     ///
     /// # Errors
     /// [`DeviceError`].
-    fn record(&self, stream: &Self::Stream) -> Result<Self::Event, DeviceError>;
+    fn event(&self) -> Result<Self::Event, DeviceError>;
+
+    /// Marks the end of what is on the stream now. Whatever the event marked before is forgotten.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    fn record(&self, stream: &Self::Stream, event: &mut Self::Event) -> Result<(), DeviceError>;
 
     /// Whether the event has completed. Does not wait.
     ///

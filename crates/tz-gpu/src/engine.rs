@@ -2,8 +2,8 @@
 //!
 //! A filled buffer is moved into the engine, which starts its copies on one of several streams and records an event
 //! behind them. The buffer stays with the engine until a query of that event says that it has completed; then it is
-//! dropped, which returns it to whatever ring it came from. Nothing here waits for a device but [`CopyEngine::drain`]
-//! and failed submissions.
+//! dropped, which returns it to whatever ring it came from, and the event is recorded again behind another buffer.
+//! Nothing here waits for a device but [`CopyEngine::drain`] and failed submissions.
 //!
 //! The first failure is kept and every later call repeats it, because a device may report the failure of one copy
 //! from a call about another.
@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::device::Device;
 use crate::error::DeviceError;
@@ -21,7 +21,7 @@ use crate::stats::{CopyStats, Sum};
 
 /// Where finished buffers come back from; what a ring asks when it has none left.
 pub(crate) trait Reap: Send + Sync + fmt::Debug {
-    /// Drops buffers whose copies are done; gives how many.
+    /// Drops all buffers whose copies are done by now; gives how many.
     fn reap(&self) -> Result<usize, DeviceError>;
 
     /// Buffers whose copies are not known to be done.
@@ -48,11 +48,12 @@ struct Counters {
     drain: Sum,
 }
 
-/// A stream and the buffers on it, oldest first.
+/// A stream, the buffers on it, oldest first, and events that have completed.
 #[derive(Debug)]
 struct Lane<D: Device, B> {
     stream: D::Stream,
     in_flight: VecDeque<(D::Event, B)>,
+    spare: Vec<D::Event>,
 }
 
 impl<D: Device, B: Deref<Target = [u8]> + Send> CopyEngine<D, B> {
@@ -62,7 +63,8 @@ impl<D: Device, B: Deref<Target = [u8]> + Send> CopyEngine<D, B> {
     /// Whatever the device says.
     pub fn new(device: D, streams: usize) -> Result<Self, DeviceError> {
         let lane = |_| -> Result<_, DeviceError> {
-            Ok(Mutex::new(Lane { stream: device.stream()?, in_flight: VecDeque::new() }))
+            let (stream, in_flight) = (device.stream()?, VecDeque::new());
+            Ok(Mutex::new(Lane { stream, in_flight, spare: Vec::new() }))
         };
         let lanes = (0..streams.max(1)).map(lane).collect::<Result<_, _>>()?;
         Ok(Self {
@@ -88,7 +90,7 @@ impl<D: Device, B: Deref<Target = [u8]> + Send> CopyEngine<D, B> {
         self.check()?;
         let mut lane = self.next_lane();
         let started =
-            self.counters.submit.time(|| self.start(&lane.stream, &buffer, memories, copies));
+            self.counters.submit.time(|| self.start(&mut lane, &buffer, memories, copies));
         match started {
             Ok(event) => {
                 self.in_flight.fetch_add(1, Ordering::Relaxed);
@@ -106,7 +108,7 @@ impl<D: Device, B: Deref<Target = [u8]> + Send> CopyEngine<D, B> {
 
     fn start(
         &self,
-        stream: &D::Stream,
+        lane: &mut Lane<D, B>,
         buffer: &B,
         memories: &[D::Memory],
         copies: &[Copy],
@@ -122,11 +124,16 @@ impl<D: Device, B: Deref<Target = [u8]> + Send> CopyEngine<D, B> {
                     allocation: buffer.len() as u64,
                 });
             };
-            self.device.copy_to_device(stream, source, memory, copy.offset)?;
+            self.device.copy_to_device(&lane.stream, source, memory, copy.offset)?;
             self.counters.copies.add(1);
             self.counters.bytes.add(source.len() as u64);
         }
-        self.device.record(stream)
+        let mut event = match lane.spare.pop() {
+            Some(event) => event,
+            None => self.device.event()?,
+        };
+        self.device.record(&lane.stream, &mut event)?;
+        Ok(event)
     }
 
     /// Starts filling `len` bytes at `offset` of `memory` with zeros.
@@ -154,6 +161,7 @@ impl<D: Device, B: Deref<Target = [u8]> + Send> CopyEngine<D, B> {
                 }
                 let finished = std::mem::take(&mut lane.in_flight);
                 self.in_flight.fetch_sub(finished.len(), Ordering::Relaxed);
+                lane.spare.extend(finished.into_iter().map(|(event, _)| event));
             }
         };
         self.counters.drain.time(waiting);
@@ -202,24 +210,24 @@ impl<D: Device, B: Deref<Target = [u8]> + Send> CopyEngine<D, B> {
 impl<D: Device, B: Deref<Target = [u8]> + Send + fmt::Debug> Reap for CopyEngine<D, B> {
     fn reap(&self) -> Result<usize, DeviceError> {
         self.check()?;
-        let mut finished = Vec::new();
+        let mut finished = 0;
         for lane in &self.lanes {
-            let mut lane = match lane.try_lock() {
-                Ok(lane) => lane,
-                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-                // Whoever holds it is submitting or looking already.
-                Err(TryLockError::WouldBlock) => continue,
-            };
+            let mut lane = lock(lane);
             while let Some((event, _)) = lane.in_flight.front() {
                 match self.device.query(event) {
-                    Ok(true) => finished.extend(lane.in_flight.pop_front()),
+                    Ok(true) => {}
                     Ok(false) => break,
                     Err(error) => return Err(self.fail(error)),
                 }
+                if let Some((event, buffer)) = lane.in_flight.pop_front() {
+                    lane.spare.push(event);
+                    self.in_flight.fetch_sub(1, Ordering::Relaxed);
+                    drop(buffer);
+                    finished += 1;
+                }
             }
         }
-        self.in_flight.fetch_sub(finished.len(), Ordering::Relaxed);
-        Ok(finished.len())
+        Ok(finished)
     }
 
     fn in_flight(&self) -> usize {

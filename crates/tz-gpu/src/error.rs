@@ -15,6 +15,17 @@ pub enum DeviceError {
         /// The dynamic linker's or the driver's own words.
         why: String,
     },
+    /// CUDA was started before this process was forked off, and works in the parent only.
+    #[error("CUDA was started in the parent process and does not work in a child made by fork")]
+    Forked,
+    /// The device lacks a feature.
+    #[error("{device} does not support {what}")]
+    Unsupported {
+        /// Which device.
+        device: DeviceId,
+        /// What was asked for.
+        what: &'static str,
+    },
     /// The machine has no such device.
     #[error("no device {device}: the driver lists {count}")]
     NoDevice {
@@ -70,12 +81,18 @@ impl DeviceError {
                 "install NVIDIA's driver (nvidia-smi shows whether it works; in a container, pass the GPU in), or load \
                  to the CPU with --device cpu"
             }
+            Self::Forked => {
+                "start the process with spawn instead of fork (in Python: \
+                 multiprocessing.set_start_method(\"spawn\")), or load in the parent"
+            }
+            Self::Unsupported { .. } => "read the file instead of mapping it",
             Self::NoDevice { .. } => "choose a device that nvidia-smi lists, from cuda:0 on",
             Self::OutOfMemory { memory: MemoryKind::Device, .. } => {
-                "end what else uses the device (nvidia-smi lists it), load fewer tensors or cast them (--dtype)"
+                "end what else uses the device (nvidia-smi lists it), give back what PyTorch keeps \
+                 (torch.cuda.empty_cache()), load fewer tensors or cast them (--dtype)"
             }
             Self::OutOfMemory { memory: MemoryKind::Pinned, .. } => {
-                "lower --memory-limit, or raise the limit of locked memory"
+                "lower --memory-limit, or leave the process more memory (a container has a limit of its own)"
             }
             Self::OutOfRange { .. } => "report this as a fault of tz",
             Self::Driver { .. } => {

@@ -1,14 +1,18 @@
 //! The ring of pinned staging buffers that readers fill. Owns [`PinnedPool`], a [`BufferPool`].
 //!
-//! A thread pins one buffer after another, from the moment the pool is made; readers take buffers as they come, and
-//! nothing is pinned that a load does not want. A buffer comes back when it is dropped, which the copy engine does after the event behind its copies has completed.
-//! A reader that finds no free buffer asks the engine for completed ones; nobody else has to run for it to make
-//! progress, so a ring of a single buffer finishes too.
+//! A thread pins the ring, several buffers at a time. The first of them are there soon after the pool is made, more
+//! follow while readers wait for one, and nothing is pinned that a load does not want. A buffer comes back when it is
+//! dropped, which the copy engine does after the event behind its copies has completed.
+//!
+//! A reader first asks the engine for completed buffers, then takes the one that came back last, whose bytes may still
+//! be in a cache; a buffer that nobody has used yet comes after all others. Where there is none, one of the waiting
+//! readers goes on asking. Nobody else has to run for it to make progress, so a ring of a single buffer finishes too.
 //!
 //! A load is promised a number of buffers, and starts that many readers, which may wait for each other (a reader of
 //! encrypted data needs the header that another one has in hand). So the promise is kept where the device pins less
 //! than was asked for: ordinary memory takes the place of what is missing, and its copies are slower.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -26,6 +30,8 @@ use crate::stats::{CopyStats, Stalls, Sum};
 /// How long a reader waits before it looks at the events again: a small part of the time that one buffer of some MiB
 /// takes over the bus, and long enough to cost no core.
 const POLL: Duration = Duration::from_micros(50);
+/// Memory that is pinned before any reader waits for it: with buffers of 2 MiB, enough for 16 readers.
+const PINNED_AHEAD: usize = 64 << 20;
 
 /// Pinned buffers, lent and returned.
 pub struct PinnedPool {
@@ -60,7 +66,14 @@ struct Shared {
 
 #[derive(Debug)]
 struct State {
-    free: Vec<Box<dyn BufferMemory>>,
+    /// The next to be lent is the last one.
+    free: VecDeque<Box<dyn BufferMemory>>,
+    /// Readers that wait for a buffer.
+    waiting: usize,
+    /// One found none since the device last pinned any.
+    starved: bool,
+    /// Whether one of them asks the engine again and again.
+    polling: bool,
     /// Buffers that there are, free or not.
     buffers: usize,
     /// How many of them are pinned.
@@ -70,6 +83,8 @@ struct State {
     closed: bool,
     /// The pool is going away: buffers that come back are unpinned.
     ended: bool,
+    /// Most buffers that the device has not refused to pin together.
+    pinnable: usize,
     /// Why the device pins no more.
     failure: Option<DeviceError>,
 }
@@ -115,12 +130,16 @@ impl PinnedPool {
     /// Starts to pin `ring` on `device`. Buffers that are out come back through `engine`.
     pub(crate) fn new<D: Device>(device: D, ring: Ring, engine: Arc<dyn Reap>) -> Self {
         let state = State {
-            free: Vec::with_capacity(ring.buffers),
+            free: VecDeque::with_capacity(ring.buffers),
+            waiting: 0,
+            starved: false,
+            polling: false,
             buffers: 0,
             pinned: 0,
             wanted: ring.buffers,
             closed: false,
             ended: false,
+            pinnable: usize::MAX,
             failure: None,
         };
         let shared = Arc::new(Shared {
@@ -134,10 +153,10 @@ impl PinnedPool {
         });
         let (pinning, pinned_by) = (Arc::clone(&shared), device.clone());
         let thread = std::thread::Builder::new().name("tz-pin".to_owned());
-        let spawned = thread.spawn(move || pinning.pin_on_demand(&pinned_by, ring.buffer_len));
+        let spawned = thread.spawn(move || pinning.pin_on_demand(&pinned_by, ring));
         if spawned.is_err() {
             // A process that may start no more threads pins the ring before it reads.
-            shared.pin_wanted(&device, ring.buffer_len);
+            shared.pin_while(&device, ring, State::lacks_buffers);
         }
         let home = Arc::clone(&shared);
         Self {
@@ -157,6 +176,7 @@ impl PinnedPool {
         state.closed = false;
         state.failure = None;
         state.wanted = wanted;
+        state.starved = false;
         drop(state);
         self.shared.wanted.notify_all();
         wanted
@@ -181,7 +201,7 @@ impl PinnedPool {
     }
 
     /// Waits a little for a buffer to come back, and notes what it waited for.
-    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    fn wait<'a>(&self, mut state: MutexGuard<'a, State>, cancel: &Cancel) -> MutexGuard<'a, State> {
         let cause = if self.engine.in_flight() > 0 {
             &self.shared.copy_stalls
         } else if state.buffers < state.wanted {
@@ -190,9 +210,29 @@ impl PinnedPool {
             &self.shared.reader_stalls
         };
         let start = Instant::now();
-        let waited = self.shared.changed.wait_timeout(state, POLL);
+        state.waiting += 1;
+        if state.lacks_buffers() {
+            state.starved = true;
+            self.shared.wanted.notify_all();
+        }
+        if state.polling {
+            state = cancel.wait(&self.shared.changed, state);
+        } else {
+            state.polling = true;
+            let waited = self.shared.changed.wait_timeout(state, POLL);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            state.polling = false;
+        }
+        state.waiting -= 1;
         cause.add_since(start);
-        waited.unwrap_or_else(PoisonError::into_inner).0
+        state
+    }
+
+    /// Before a reader goes: another one that waits has to ask from now on.
+    fn leave(&self, state: &State) {
+        if state.waiting > 0 && !state.polling {
+            self.shared.changed.notify_one();
+        }
     }
 }
 
@@ -205,6 +245,12 @@ impl State {
     fn lacks_buffers(&self) -> bool {
         self.buffers < self.wanted && !self.has_none()
     }
+
+    /// Whether it is time to provide more.
+    fn needs_buffers(&self, ring: Ring) -> bool {
+        let ahead = self.buffers.saturating_mul(ring.buffer_len) < PINNED_AHEAD;
+        self.lacks_buffers() && (ahead || self.starved)
+    }
 }
 
 impl Shared {
@@ -213,10 +259,12 @@ impl Shared {
     }
 
     /// Provides buffers until the pool goes away.
-    fn pin_on_demand<D: Device>(&self, device: &D, buffer_len: usize) {
+    fn pin_on_demand<D: Device>(&self, device: &D, ring: Ring) {
+        // Where that fails, pinning fails too and says why.
+        let _ = device.keep_current();
         loop {
-            self.pin_wanted(device, buffer_len);
-            let idle = |state: &mut State| !state.ended && !state.lacks_buffers();
+            self.pin_while(device, ring, |state| state.needs_buffers(ring));
+            let idle = |state: &mut State| !state.ended && !state.needs_buffers(ring);
             let state = self.wanted.wait_while(self.lock(), idle);
             if state.unwrap_or_else(PoisonError::into_inner).ended {
                 return;
@@ -224,27 +272,35 @@ impl Shared {
         }
     }
 
-    /// Provides what is wanted now, unless the device pins nothing at all.
-    fn pin_wanted<D: Device>(&self, device: &D, buffer_len: usize) {
+    /// Provides buffers while they are needed, unless the device pins nothing at all.
+    fn pin_while<D: Device>(&self, device: &D, ring: Ring, needed: impl Fn(&State) -> bool) {
         loop {
             let state = self.lock();
-            if state.ended || !state.lacks_buffers() {
+            if state.ended || !needed(&state) {
                 return;
             }
             let refused = state.failure.is_some();
+            let slab = ring.next_slab(state.buffers).min(state.pinnable);
             drop(state);
             let provided = if refused {
-                Ok(Buffer::<D>::Ordinary(vec![0; buffer_len].into_boxed_slice()))
+                let memory = vec![0; ring.buffer_len].into_boxed_slice();
+                Ok(vec![Buffer::<D>::Ordinary(memory)])
             } else {
-                self.pin_time.time(|| device.pin(buffer_len)).map(Buffer::Pinned)
+                let pinned = self.pin_time.time(|| device.pin_buffers(ring.buffer_len, slab));
+                pinned.map(|buffers| buffers.into_iter().map(Buffer::Pinned).collect())
             };
             let mut state = self.lock();
             match provided {
-                Ok(buffer) => {
-                    state.buffers += 1;
-                    state.pinned += usize::from(!refused);
-                    state.free.push(Box::new(buffer));
+                Ok(buffers) => {
+                    state.starved = false;
+                    state.buffers += buffers.len();
+                    state.pinned += if refused { 0 } else { buffers.len() };
+                    for buffer in buffers {
+                        state.free.push_front(Box::new(buffer));
+                    }
                 }
+                // Less may still be there.
+                Err(DeviceError::OutOfMemory { .. }) if slab > 1 => state.pinnable = slab / 2,
                 Err(error) => state.failure = Some(error),
             }
             drop(state);
@@ -259,7 +315,7 @@ impl Shared {
             drop(memory);
             return;
         }
-        state.free.push(memory);
+        state.free.push_back(memory);
         drop(state);
         self.changed.notify_one();
     }
@@ -275,21 +331,20 @@ impl BufferPool for PinnedPool {
     }
 
     fn acquire(&self, cancel: &Cancel) -> Option<PooledBuffer> {
-        let mut state = self.shared.lock();
         loop {
-            if state.closed || state.has_none() || cancel.is_cancelled() {
+            // A failed engine returns nothing more; whoever closes the pool has the reason.
+            let asked = if self.engine.in_flight() > 0 { self.engine.reap() } else { Ok(0) };
+            let mut state = self.shared.lock();
+            if asked.is_err() || state.closed || state.has_none() || cancel.is_cancelled() {
+                self.leave(&state);
                 return None;
             }
-            if let Some(memory) = state.free.pop() {
+            if let Some(memory) = state.free.pop_back() {
+                self.leave(&state);
                 return Some(PooledBuffer::new(memory, Arc::clone(&self.give_back)));
             }
+            state = self.wait(state, cancel);
             drop(state);
-            // A failed engine returns nothing more; whoever closes the pool has the reason.
-            let returned = self.engine.reap().ok()?;
-            state = self.shared.lock();
-            if returned == 0 && state.free.is_empty() && !state.closed {
-                state = self.wait(state);
-            }
         }
     }
 

@@ -9,6 +9,16 @@ use crate::device::ALIGNMENT;
 /// a copy takes the CPU microseconds, moving this much a few. Chosen by that arithmetic, not measured on a GPU.
 const PACK_LIMIT: usize = 64 << 10;
 
+/// Most bytes between tensors of an arena; nobody reads them.
+pub(crate) const PADDING: u64 = ALIGNMENT - 1;
+
+/// The first allocation of a ring: small, so that readers start soon.
+const FIRST_SLAB: usize = 16 << 20;
+/// All later ones, of the default ring: few, because each may hold up the device and every thread that talks to it.
+const LATER_SLAB: usize = 48 << 20;
+/// Most allocations of a ring after the first.
+const LATER_SLABS: usize = 5;
+
 /// How tensors share device memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Placement {
@@ -97,6 +107,16 @@ impl Ring {
         let buffer_len = payload + slack;
         (payload > 0).then(|| Self { buffer_len, buffers: limit / buffer_len })
     }
+
+    /// How many buffers the next allocation is for, once there are `have`: six allocations make any ring.
+    #[must_use]
+    pub(crate) fn next_slab(self, have: usize) -> usize {
+        let holds = |len: usize| len.div_ceil(self.buffer_len.max(1));
+        let first = holds(FIRST_SLAB).min(self.buffers);
+        let later = (self.buffers - first).div_ceil(LATER_SLABS).max(holds(LATER_SLAB));
+        let slab = if have == 0 { first } else { later };
+        slab.min(self.buffers.saturating_sub(have))
+    }
 }
 
 /// Data of one tensor in a filled buffer.
@@ -136,23 +156,26 @@ pub(crate) struct Staging {
 impl Staging {
     /// Plans for `inputs`, in the order they stand in a buffer of `buffer_len` bytes. Where results are longer than
     /// inputs, the buffer must be longer than its filled part by the same factor.
+    ///
+    /// Neighbours on the device travel as one copy if they are at most `gap` bytes apart, and the bytes between them
+    /// are written, with anything. So it is [`PADDING`] in an arena of our own, and 0 in memory of others.
     #[must_use]
-    pub(crate) fn new(inputs: &[Input], buffer_len: usize) -> Self {
+    pub(crate) fn new(inputs: &[Input], buffer_len: usize, gap: u64) -> Self {
         if inputs.iter().any(|input| input.out_len > input.from.len()) {
             Self::from_the_end(inputs, buffer_len)
         } else {
-            Self::from_the_start(inputs)
+            Self::from_the_start(inputs, gap)
         }
     }
 
     /// Nothing grows: front to back, each result at or before its input, small neighbours drawn together.
-    fn from_the_start(inputs: &[Input]) -> Self {
+    fn from_the_start(inputs: &[Input], gap: u64) -> Self {
         let mut staging = Self::default();
         for (i, input) in inputs.iter().enumerate() {
             if let Some(last) = staging.copies.last_mut()
-                && let Some(to) = adjacent(last, input)
+                && let Some(to) = adjacent(last, input, gap)
             {
-                // The bytes between are whatever was read there; between tensors of an arena nobody looks.
+                // The bytes between are whatever was read there.
                 last.from.end = to + input.out_len;
                 staging.moves.push((i, to));
                 continue;
@@ -184,13 +207,12 @@ impl Staging {
 
 /// Where in the buffer `input` would extend the copy `last`, if it belongs right behind it on the device and can be
 /// had there cheaply.
-fn adjacent(last: &Copy, input: &Input) -> Option<usize> {
+fn adjacent(last: &Copy, input: &Input, gap: u64) -> Option<usize> {
     let copied = last.from.len() as u64;
-    let gap = input.offset.checked_sub(last.offset.checked_add(copied)?)?;
-    let to = last.from.end.checked_add(usize::try_from(gap).ok()?)?;
+    let apart = input.offset.checked_sub(last.offset.checked_add(copied)?)?;
+    let to = last.from.end.checked_add(usize::try_from(apart).ok()?)?;
     let cheap = to == input.from.start || input.from.len() <= PACK_LIMIT;
-    (last.memory == input.memory && gap < ALIGNMENT && to <= input.from.start && cheap)
-        .then_some(to)
+    (last.memory == input.memory && apart <= gap && to <= input.from.start && cheap).then_some(to)
 }
 
 #[cfg(test)]
@@ -250,14 +272,14 @@ mod tests {
     #[test]
     fn small_neighbours_travel_together() {
         let inputs = [input(40..140, 100, 0), input(200..300, 100, 256)];
-        let staging = Staging::new(&inputs, 1000);
+        let staging = Staging::new(&inputs, 1000, PADDING);
         assert_eq!(
             staging.moves,
             [(0, 40), (1, 200)],
             "256 apart on both sides would need a move to the right"
         );
         let inputs = [input(40..140, 100, 0), input(400..500, 100, 256)];
-        let staging = Staging::new(&inputs, 1000);
+        let staging = Staging::new(&inputs, 1000, PADDING);
         assert_eq!(staging.moves, [(0, 40), (1, 296)]);
         let together = Copy { from: 40..396, memory: 0, offset: 0 };
         assert_eq!(staging.copies, [together]);
@@ -267,23 +289,60 @@ mod tests {
     fn large_neighbours_stay_where_they_are() {
         let long = PACK_LIMIT + 1;
         let inputs = [input(0..256, 256, 0), input(300..300 + long, long, 256)];
-        assert_eq!(Staging::new(&inputs, 1 << 20).copies.len(), 2);
+        assert_eq!(Staging::new(&inputs, 1 << 20, PADDING).copies.len(), 2);
         let touching = [input(0..256, 256, 0), input(256..256 + long, long, 256)];
-        assert_eq!(Staging::new(&touching, 1 << 20).copies.len(), 1, "no move is needed");
+        assert_eq!(Staging::new(&touching, 1 << 20, PADDING).copies.len(), 1, "no move is needed");
+    }
+
+    #[test]
+    fn six_allocations_make_any_ring() {
+        for (buffer_len, buffers, first) in [
+            (2_162_688, 124, 8),
+            (2_162_688, 5, 5),
+            (2_162_688, 496, 8),
+            (8_454_144, 31, 2),
+            (8_454_144, 4000, 2),
+            (100, 5, 5),
+            (100, 10_000_000, 167_773),
+            (1 << 30, 9, 1),
+            (64 << 20, 3, 1),
+        ] {
+            let ring = Ring { buffer_len, buffers };
+            let (mut have, mut slabs) = (0, Vec::new());
+            while have < buffers {
+                slabs.push(ring.next_slab(have));
+                have += slabs.last().copied().filter(|&slab| slab > 0).unwrap();
+            }
+            assert!(have == buffers && slabs.len() <= 6, "{ring:?}: {slabs:?}");
+            assert_eq!(slabs.first(), Some(&first), "{ring:?}");
+            assert_eq!(ring.next_slab(have), 0, "{ring:?}");
+        }
+    }
+
+    #[test]
+    fn neighbours_in_memory_of_others_travel_together_only_where_they_touch() {
+        let inputs = [input(40..140, 100, 0), input(400..500, 100, 256), input(600..700, 100, 356)];
+        let staging = Staging::new(&inputs, 1000, 0);
+        assert_eq!(staging.moves, [(0, 40), (1, 400), (2, 500)]);
+        let apart = Copy { from: 40..140, memory: 0, offset: 0 };
+        assert_eq!(staging.copies, [apart, Copy { from: 400..600, memory: 0, offset: 256 }]);
     }
 
     /// Inputs with gaps between them, and how much longer than the filled part the buffer is.
     fn inputs() -> impl Strategy<Value = (Vec<Input>, usize)> {
-        let part = (0..40_usize, 0..300_usize, 0..3_usize, 0..3_usize);
+        let part = (0..40_usize, 0..300_usize, 0..3_usize, 0..3_usize, any::<bool>());
         (prop::collection::vec(part, 0..20), 1..=4_usize).prop_map(|(parts, factor)| {
             let (mut at, mut offset) = (0, 0_u64);
             let mut inputs = Vec::new();
-            for (gap, len, memory, kind) in parts {
+            for (gap, len, memory, kind, touching) in parts {
                 let from = at + gap..at + gap + len;
                 at = from.end;
                 let out_len = [len * factor, len, len / 2][kind];
                 inputs.push(Input { from, out_len, memory, offset });
-                offset = (offset + out_len as u64).next_multiple_of(ALIGNMENT);
+                offset += out_len as u64;
+                if !touching {
+                    offset = offset.next_multiple_of(ALIGNMENT);
+                }
             }
             (inputs, factor)
         })
@@ -292,10 +351,13 @@ mod tests {
     proptest! {
         /// Following the plan byte by byte brings every input, and nothing else, to its place.
         #[test]
-        fn the_plan_delivers_every_input((inputs, factor) in inputs()) {
+        fn the_plan_delivers_every_input(
+            (inputs, factor) in inputs(),
+            gap in prop::sample::select(vec![PADDING, 0]),
+        ) {
             let filled = inputs.last().map_or(0, |input| input.from.end);
             let buffer_len = filled * factor;
-            let staging = Staging::new(&inputs, buffer_len);
+            let staging = Staging::new(&inputs, buffer_len, gap);
             // Each byte of the buffer carries the input it belongs to, if any.
             let mut buffer = vec![None; buffer_len];
             for (i, input) in inputs.iter().enumerate() {
@@ -320,8 +382,17 @@ mod tests {
             }
             let copied: usize = staging.copies.iter().map(|copy| copy.from.len()).sum();
             let wanted: usize = inputs.iter().map(|input| input.out_len).sum();
-            let padding = usize::try_from(ALIGNMENT).unwrap() * inputs.len();
+            let padding = usize::try_from(gap).unwrap() * inputs.len();
             prop_assert!(copied <= wanted + padding);
+            // In memory of others, every byte outside the targets stays what it was.
+            let stray = staging.copies.iter().flat_map(|copy| {
+                let targets = || inputs.iter().filter(|input| input.memory == copy.memory);
+                let within = move |at: u64| {
+                    targets().any(|input| (input.offset..input.offset + input.out_len as u64).contains(&at))
+                };
+                (copy.offset..copy.offset + copy.from.len() as u64).filter(move |&at| !within(at))
+            });
+            prop_assert!(gap > 0 || stray.count() == 0, "{:?}", staging);
         }
     }
 }

@@ -27,7 +27,7 @@ pub use memory::{SimMemory, SimPinned};
 pub enum SimCall {
     /// [`Device::allocate`].
     Allocate,
-    /// [`Device::pin`].
+    /// [`Device::pin_buffers`].
     Pin,
     /// [`Device::stream`].
     Stream,
@@ -35,6 +35,8 @@ pub enum SimCall {
     Copy,
     /// A copy itself, while it runs: later calls report it, as they do on CUDA.
     LateCopy,
+    /// [`Device::event`].
+    Event,
     /// [`Device::record`].
     Record,
     /// [`Device::query`].
@@ -55,7 +57,7 @@ pub struct SimOptions {
     pub pinnable: u64,
     /// Seed of the order in which streams run.
     pub seed: u64,
-    /// Most steps that a piece of work takes. Default 3.
+    /// Most steps that a piece of work takes; with 0 it is done as soon as anybody asks. Default 3.
     pub delay: u64,
     /// Calls that fail: which, and counted from 1, its how manyeth. All later ones succeed.
     pub failures: Vec<(SimCall, u64)>,
@@ -94,9 +96,16 @@ pub struct SimUsage {
     pub pinned_bytes: u64,
     /// Most bytes of pinned memory.
     pub peak_pinned_bytes: u64,
+    /// Allocations of pinned memory, those that are gone included.
+    pub pinned_allocations: u64,
+    /// Pinned buffers that anything was copied from, those that are gone included.
+    pub buffers_used: u64,
+    /// Events that were made.
+    pub events: u64,
     /// Copies to the device that were started.
     pub copies: u64,
 }
+
 /// Stream of a simulated device.
 #[derive(Debug)]
 pub struct SimStream(usize);
@@ -202,25 +211,24 @@ impl Device for SimDevice {
         Ok(SimMemory { block: Arc::new(block), len, shared: Arc::clone(&self.shared) })
     }
 
-    fn pin(&self, len: usize) -> Result<SimPinned, DeviceError> {
+    fn pin_buffers(&self, len: usize, count: usize) -> Result<Vec<SimPinned>, DeviceError> {
         let mut state = self.shared.lock();
         self.call(&mut state, SimCall::Pin, "pin")?;
         let free = self.shared.options.pinnable - state.usage.pinned_bytes;
-        if len as u64 > free {
+        let needed = len.saturating_mul(count) as u64;
+        if needed > free {
             return Err(DeviceError::OutOfMemory {
                 device: self.id(),
                 memory: MemoryKind::Pinned,
-                needed: len as u64,
+                needed,
                 free: Some(free),
             });
         }
-        state.usage.pinned_bytes += len as u64;
+        state.usage.pinned_allocations += 1;
+        state.usage.pinned_bytes += needed;
         state.usage.peak_pinned_bytes = state.usage.peak_pinned_bytes.max(state.usage.pinned_bytes);
-        Ok(SimPinned {
-            // Fresh memory is not zero on a real device either.
-            bytes: vec![0xA5; len].into_boxed_slice(),
-            shared: Arc::clone(&self.shared),
-        })
+        drop(state);
+        Ok((0..count).map(|_| SimPinned::new(len, Arc::clone(&self.shared))).collect())
     }
 
     fn stream(&self) -> Result<SimStream, DeviceError> {
@@ -241,6 +249,7 @@ impl Device for SimDevice {
         let mut state = self.shared.lock();
         self.call(&mut state, SimCall::Copy, "copy to the device")?;
         state.usage.copies += 1;
+        state.note_source(addresses(source));
         drop(state);
         self.enqueue(stream, addresses(source), source.to_vec(), memory, offset);
         Ok(())
@@ -259,16 +268,28 @@ impl Device for SimDevice {
         Ok(())
     }
 
-    fn record(&self, stream: &SimStream) -> Result<SimEvent, DeviceError> {
+    fn event(&self) -> Result<SimEvent, DeviceError> {
+        let mut state = self.shared.lock();
+        self.call(&mut state, SimCall::Event, "make an event")?;
+        state.usage.events += 1;
+        // There is no such stream: nothing to wait for.
+        Ok(SimEvent { stream: usize::MAX, after: 0 })
+    }
+
+    fn record(&self, stream: &SimStream, event: &mut SimEvent) -> Result<(), DeviceError> {
         let mut state = self.shared.lock();
         self.call(&mut state, SimCall::Record, "record an event")?;
         let queued = state.streams.get(stream.0).map_or(0, |stream| stream.queued);
-        Ok(SimEvent { stream: stream.0, after: queued })
+        *event = SimEvent { stream: stream.0, after: queued };
+        Ok(())
     }
 
     fn query(&self, event: &SimEvent) -> Result<bool, DeviceError> {
         let mut state = self.shared.lock();
-        state.step(&self.shared.options);
+        match self.shared.options.delay {
+            0 => state.run_all(&self.shared.options),
+            _ => state.step(&self.shared.options),
+        }
         self.call(&mut state, SimCall::Query, "query an event")?;
         Ok(state.is_done(*event))
     }
@@ -300,6 +321,12 @@ impl Device for SimDevice {
 mod tests {
     use super::*;
 
+    fn recorded(device: &SimDevice, stream: &SimStream) -> SimEvent {
+        let mut event = device.event().unwrap();
+        device.record(stream, &mut event).unwrap();
+        event
+    }
+
     #[test]
     fn touching_a_buffer_before_its_event_is_noticed() {
         let device = SimDevice::new(SimOptions::default());
@@ -322,7 +349,7 @@ mod tests {
         let (stream, memory) = (device.stream().unwrap(), device.allocate(8).unwrap());
         let mut pinned = device.pin(8).unwrap();
         device.copy_to_device(&stream, &pinned, &memory, 0).unwrap();
-        let event = device.record(&stream).unwrap();
+        let event = recorded(&device, &stream);
         while !device.query(&event).unwrap() {}
         pinned.fill(2);
         drop(pinned);
@@ -337,9 +364,9 @@ mod tests {
             let (first, second) = (device.stream().unwrap(), device.stream().unwrap());
             let memory = device.allocate(2).unwrap();
             device.copy_to_device(&first, &[1], &memory, 0).unwrap();
-            let early = device.record(&first).unwrap();
+            let early = recorded(&device, &first);
             device.copy_to_device(&second, &[2], &memory, 1).unwrap();
-            let late = device.record(&second).unwrap();
+            let late = recorded(&device, &second);
             while !device.query(&late).unwrap() {}
             let overtaken = !device.shared.lock().is_done(early);
             device.synchronize(&first).unwrap();
@@ -358,6 +385,6 @@ mod tests {
         let (stream, memory) = (device.stream().unwrap(), device.allocate(1).unwrap());
         device.copy_to_device(&stream, &[1], &memory, 0).unwrap();
         assert!(device.synchronize(&stream).is_err());
-        assert!(device.record(&stream).is_err());
+        assert!(device.event().is_err());
     }
 }

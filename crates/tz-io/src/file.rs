@@ -75,8 +75,9 @@ impl TensorFile {
     }
 
     /// Opens a file over a transport of the caller's and unlocks it. The front of a sealed file is trusted only after
-    /// its MAC was checked. A file that is not encrypted is refused where secrets are given: it is not the one that
-    /// the caller takes it for. Without secrets an encrypted file opens too, for what its front tells.
+    /// its MAC was checked. [`OpenOptions::plain`] says what to do with a file that is not encrypted; by default it is
+    /// refused if secrets are given, because the caller expects another file. Without secrets an encrypted file opens
+    /// too, for what its front tells.
     ///
     /// # Errors
     /// As [`Self::open`], and [`IoError::Crypto`].
@@ -87,8 +88,11 @@ impl TensorFile {
         let (front, bytes) = front::read(&*source, &options.limits)
             .map_err(|error| ending::undecodable(&*source, &options.limits, error))?;
         let mut file = Self::locked(source, front)?;
-        let plain = options.plain_allowed && !file.is_encrypted();
-        if !options.secrets.is_empty() && !plain {
+        if !file.is_encrypted() {
+            let refused = || IoError::crypto(file.location(), None, CryptoError::NotEncrypted);
+            return if options.refuses_plain() { Err(refused()) } else { Ok(file) };
+        }
+        if !options.secrets.is_empty() {
             let opener =
                 FileOpener::new(&file.front, &bytes, &options.secrets, &options.kdf_limits);
             let opener = opener
@@ -250,7 +254,7 @@ impl TensorFile {
         pool: &dyn BufferPool,
         consumer: &dyn Consumer,
     ) -> Result<ReadStats, IoError> {
-        let staged = self.source.plan_options().staged(pool.buffer_len());
+        let staged = self.source.plan_options().filling(pool.buffer_len());
         let plan_options = self.align(PlanOptions { headers: options.verify, ..staged })?;
         stream::run(self, &self.plan(selection, &plan_options)?, options, pool, consumer)
     }

@@ -75,7 +75,8 @@ pub use leftovers::{Leftover, TemporaryFile, TemporaryFolder, remove_leftovers};
 pub use location::Location;
 pub use memory::SharedBytes;
 pub use options::{
-    Cancel, DEFAULT_MAX_READERS, DEFAULT_STAGING_BYTES, OpenOptions, Progress, ReadOptions,
+    Cancel, DEFAULT_MAX_READERS, DEFAULT_STAGING_BYTES, OpenOptions, PlainFiles, Progress,
+    ReadOptions,
 };
 pub use plan::{Fetch, LoadPlan, Part, PartKind, PlanOptions, Selection};
 #[doc(hidden)]

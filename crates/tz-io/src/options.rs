@@ -24,12 +24,36 @@ pub struct OpenOptions {
     pub limits: Limits,
     /// Servers and credentials.
     pub remote: RemoteOptions,
-    /// Keys and passphrases to unlock an encrypted file with. With any, a file that is not encrypted is refused.
+    /// Keys and passphrases to unlock an encrypted file with.
     pub secrets: Vec<Secret>,
-    /// Accept a file that is not encrypted although there are secrets. Default false.
-    pub plain_allowed: bool,
+    /// What to do with a file that is not encrypted.
+    pub plain: PlainFiles,
     /// Bounds on the key derivation that a file may ask for.
     pub kdf_limits: KdfLimits,
+}
+
+impl OpenOptions {
+    /// Whether a file that is not encrypted is refused.
+    #[must_use]
+    pub fn refuses_plain(&self) -> bool {
+        match self.plain {
+            PlainFiles::RefusedWithSecrets => !self.secrets.is_empty(),
+            PlainFiles::Refused => true,
+            PlainFiles::Accepted => false,
+        }
+    }
+}
+
+/// What to do with a file that is not encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PlainFiles {
+    /// Refuse it if there are secrets: the caller expects the file that they open.
+    #[default]
+    RefusedWithSecrets,
+    /// Refuse it, with secrets or without.
+    Refused,
+    /// Accept it: the secrets are for another file.
+    Accepted,
 }
 
 /// How to read.

@@ -59,8 +59,17 @@ impl PlanOptions {
     pub fn staged(self, buffer_len: usize) -> Self {
         let buffer_len = buffer_len as u64;
         let join_slack = JOIN_SLACK.min(buffer_len / 2);
-        let piece_len = self.piece_len.min(buffer_len - join_slack).max(MIN_PIECE);
+        let piece_len = self.piece_len.min(buffer_len - join_slack) / WORD * WORD;
+        let piece_len = piece_len.max(MIN_PIECE);
         Self { piece_len, join_slack: join_slack.min(buffer_len.saturating_sub(piece_len)), ..self }
+    }
+
+    /// The same with pieces that fill buffers of `buffer_len` bytes, also where [`Self::staged`] would leave room:
+    /// whoever made the buffers chose their length. Pieces of servers end where blocks do, and stay as they are.
+    #[must_use]
+    pub fn filling(self, buffer_len: usize) -> Self {
+        let piece_len = if self.aligned { self.piece_len } else { u64::MAX };
+        Self { piece_len, ..self }.staged(buffer_len)
     }
 }
 
@@ -416,8 +425,21 @@ mod tests {
     }
 
     #[test]
+    fn pieces_of_local_files_fill_the_buffers_and_those_of_servers_end_where_blocks_do() {
+        for buffer_len in [(9 << 20) + 1, 64 << 20] {
+            let local = PlanOptions::local().filling(buffer_len);
+            let lens = [100 << 20, 10, 5 << 20];
+            let longest = ranges(777, &lens, &local).iter().map(|r| r.end - r.start).max();
+            let wanted = buffer_len as u64 - JOIN_SLACK - WORD..=buffer_len as u64;
+            assert!(longest.is_some_and(|longest| wanted.contains(&longest)), "{longest:?}");
+            let store = PlanOptions::object_storage();
+            assert_eq!(store.clone().filling(buffer_len), store.staged(buffer_len));
+        }
+    }
+
+    #[test]
     fn short_buffers_shorten_the_pieces() {
-        for buffer_len in [512, 4096, 100_000, 1 << 20, 9 << 20, 64 << 20] {
+        for buffer_len in [512, 4096, 100_000, 100_001, 1 << 20, 9 << 20, 64 << 20] {
             let options = PlanOptions::object_storage().staged(buffer_len);
             let lens = [1 << 20, 10, 0, 300_000, 65_536, 65_537];
             let ranges = ranges(777, &lens, &options);

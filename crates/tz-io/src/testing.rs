@@ -20,6 +20,7 @@ mod pool;
 mod source;
 
 use std::io;
+use std::time::{Duration, Instant};
 
 use tz_format::{LayoutOptions, TensorSpec};
 
@@ -41,6 +42,22 @@ pub fn painted_byte(tensor: usize, offset: u64) -> u8 {
 #[must_use]
 pub fn paint(tensor: usize, len: u64) -> Vec<u8> {
     (0..len).map(|i| painted_byte(tensor, i)).collect()
+}
+
+/// How many threads this process has, once there are no more than `most`; after a minute, how many there are. Whoever
+/// waits for the end of a thread's work comes back before the system has taken the thread away.
+///
+/// # Errors
+/// Where there is no `/proc`.
+pub fn threads(most: usize) -> io::Result<usize> {
+    let (begin, patience) = (Instant::now(), Duration::from_secs(60));
+    loop {
+        let threads = std::fs::read_dir("/proc/self/task")?.count();
+        if threads <= most || begin.elapsed() > patience {
+            return Ok(threads);
+        }
+        std::thread::yield_now();
+    }
 }
 
 /// A small valid file whose stored hashes are zero: for transports, which look at no hash.

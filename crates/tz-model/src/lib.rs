@@ -46,7 +46,6 @@ mod safetensors_writer;
 mod strided;
 mod synth;
 mod torch;
-mod torch_writer;
 
 /// Compiles the README's example.
 #[cfg(doctest)]

@@ -3,6 +3,7 @@
 
 mod files;
 mod preset;
+mod torch_writer;
 mod weights;
 
 use std::collections::BTreeMap;
@@ -15,9 +16,9 @@ use tz_io::{Cancel, create_folders};
 use crate::error::Error;
 use crate::safetensors_plan::{DEFAULT_MAX_SHARD_BYTES, ShardedPlan};
 use crate::safetensors_writer::{Durability, ShardedWriter, withdraw};
-use crate::torch_writer::TorchWriter;
 
 pub use preset::Preset;
+use torch_writer::TorchWriter;
 use weights::{BLOCK_BYTES, Weights};
 
 /// How a synthetic checkpoint is made.

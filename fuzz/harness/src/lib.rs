@@ -2,7 +2,7 @@
 //!
 //! A [`Target`] is a decoder of bytes that anybody may have written, a property that must hold whatever they are, and
 //! the most memory that they may make it take. `fuzz/fuzz_targets` gives each to libFuzzer, one line a target;
-//! `tests/it` replays the kept corpus through the same functions with nothing but `cargo test`.
+//! `tests/corpus.rs` replays the kept corpus through the same functions with nothing but `cargo test`.
 
 mod guard;
 mod resident;

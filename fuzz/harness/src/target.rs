@@ -5,7 +5,7 @@ use crate::guard::Bound;
 /// One fuzz target.
 #[derive(Debug, Clone, Copy)]
 pub struct Target {
-    /// Its name: of the program in `fuzz/fuzz_targets` and of the folder in `fuzz/corpus`.
+    /// Its name: of the program in `fuzz/fuzz_targets` and of the archive in `fuzz/corpus`.
     pub name: &'static str,
     /// Decodes an input and asserts what must hold of any.
     pub run: fn(&[u8]),

@@ -2,7 +2,7 @@
 //! can do, and against the reference and safetensors, where PyTorch sees the GPU too.
 //!
 //! The same work everywhere: all bytes end on the device. Python rows count the call alone, with CUDA started; ours count
-//! from opening the file and the device. The kit of `gpu-test` runs this very program on machines without Rust: `TZ_CLI`,
+//! from opening the file and the device. The kit of `gpu-test` measures the same on machines without Rust. `TZ_CLI`,
 //! `--python`, `--model` and `--checkpoint` name what lies there.
 
 use std::ffi::OsString;

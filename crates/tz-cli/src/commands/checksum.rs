@@ -3,7 +3,6 @@
 use clap::ValueEnum;
 use tz_io::Algorithm;
 
-use crate::access::Plain;
 use crate::args::{EffortArgs, FilterArgs};
 use crate::error::Failure;
 use crate::job::Session;
@@ -52,7 +51,7 @@ impl Digest {
 }
 
 pub(crate) fn run(args: &Args, session: &Session) -> Result<Checksums, Failure> {
-    let source = Source::open_with(&args.source, session, &session.access.open(Plain::Accept)?)?;
+    let source = Source::open_with(&args.source, session, &session.access.open()?)?;
     let job = source.scan(session.job(&args.filter, &args.effort, None)?);
     let selected = source.select(&job.selection)?;
     let (algorithm, digest) = args.algorithm.row();

@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-use tz_io::{Location, WriteOptions, copy, unfinished_uploads};
+use tz_crypto::CryptoError;
+use tz_io::{IoError, Location, TensorFile, WriteOptions, copy, unfinished_uploads};
 
 use crate::args::EffortArgs;
 use crate::error::Failure;
@@ -18,7 +19,8 @@ Examples:
 /// Copy a file between disk, HTTP(S) and S3, byte for byte
 ///
 /// Hashes of a plain .tensors file are checked from the very bytes that are written; the copy appears complete or not
-/// at all. An encrypted file is copied as it is, without a key.
+/// at all. An encrypted file is copied as it is and needs no key. If a key is given, a .tensors file that is not
+/// encrypted is refused.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -53,6 +55,7 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Copied, Failure> {
     options.remote = session.access.remote()?;
     options.cancel = session.cancel.clone();
     options.progress = session.progress.clone();
+    refuse_plain(&source, session)?;
     if let (true, Location::Remote(remote)) = (args.abort_unfinished, &destination) {
         unfinished_uploads(remote, &options.remote, true)?;
     }
@@ -67,4 +70,23 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Copied, Failure> {
         seconds,
         bytes_per_second: rate(report.bytes, seconds),
     })
+}
+
+/// Fails if a key was given and the source is a `.tensors` file that is not encrypted. Any other file is copied: the
+/// small files of a model lie next to its tensors, and are never encrypted.
+fn refuse_plain(source: &Location, session: &Session) -> Result<(), Failure> {
+    // What can be read only once is left alone: copying refuses it anyway.
+    let can_reopen = match source {
+        Location::File(path) => path.is_file(),
+        Location::Stdio => false,
+        _ => true,
+    };
+    if !session.access.has_secrets() || !can_reopen {
+        return Ok(());
+    }
+    match TensorFile::open_with(source, &session.access.open_front()?) {
+        Err(error @ IoError::Crypto { source: CryptoError::NotEncrypted, .. }) => Err(error.into()),
+        // What is wrong with the source, copying it says.
+        _ => Ok(()),
+    }
 }

@@ -5,7 +5,6 @@ use std::time::Instant;
 use tz_io::Location;
 
 use super::serialize::{self, Target};
-use crate::access::Plain;
 use crate::args::{EffortArgs, FilterArgs};
 use crate::error::Failure;
 use crate::job::Session;
@@ -39,7 +38,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args, session: &Session) -> Result<Written, Failure> {
     let start = Instant::now();
     let destination = Location::parse(&args.destination)?;
-    let source = Source::open_with(&args.source, session, &session.access.open(Plain::Refuse)?)?;
+    let source = Source::open_with(&args.source, session, &session.access.open()?)?;
     if !source.is_encrypted() {
         return Err(Failure::key(format!("{}: the file is not encrypted", source.location()))
             .at(source.location())

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tz_format::TensorPath;
 use tz_io::Selection;
 
-use crate::access::Plain;
 use crate::args::{EffortArgs, FilterArgs};
 use crate::convert::Conversion;
 use crate::error::Failure;
@@ -50,13 +49,16 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Differences, Failure
     if args.a == "-" && args.b == "-" {
         return Err(Failure::usage("only one side can be standard input"));
     }
-    // One side may be what became of the other.
-    let options = session.access.open(Plain::Accept)?;
+    // One side may be what became of the other, so one that is encrypted is enough.
+    let options = session.access.open_any()?;
     let a = Source::open_with(&args.a, session, &options)?;
     let b = Source::open_with(&args.b, session, &options)?;
     if a.is_stream() && b.is_stream() {
         let failure = Failure::usage("only one side can be a stream");
         return Err(failure.hint("write one of them to a file first"));
+    }
+    if !a.is_encrypted() && !b.is_encrypted() {
+        session.access.refuse_plain(&format!("{} and {}", a.location(), b.location()))?;
     }
     a.require_unlocked()?;
     b.require_unlocked()?;

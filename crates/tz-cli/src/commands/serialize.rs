@@ -11,7 +11,6 @@ use tz_io::{Location, TensorSource as _, WriteOptions, plan_write, unfinished_up
 use super::encrypt::SealArgs;
 use super::inspect;
 use super::keygen::MadeKey;
-use crate::access::Plain;
 use crate::args::{DtypeArgs, EffortArgs, FilterArgs, VerifyArgs};
 use crate::error::Failure;
 use crate::job::{Job, Session};
@@ -116,10 +115,10 @@ pub(crate) fn run(args: &Args, session: &Session) -> Result<Report, Failure> {
     let start = Instant::now();
     let destination = destination(args, session)?;
     let job = session.job(&args.filter, &args.effort, Some(args.verify))?;
-    // A key that is yet to be made opens nothing.
+    // The key is for the output. It also opens an encrypted source, unless it is yet to be made.
     let open = match args.seal.generate_key {
         true => session.access.open_without_keys()?,
-        false => session.access.open(Plain::Accept)?,
+        false => session.access.open_any()?,
     };
     let source = Source::open_with(&args.source, session, &open)?;
     require_seekable(&source, "serialize")?;

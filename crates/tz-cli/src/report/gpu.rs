@@ -69,10 +69,15 @@ pub(crate) struct DeviceRound {
 }
 
 /// Phases of a load onto a device, summed over threads. Copies run beside everything else: `copy` is the time that
-/// threads spent starting them and waiting for them.
-pub(crate) fn device_phases(open: Duration, stats: &LoadStats) -> Phases {
+/// threads spent starting them and waiting for them. `device_open` is the time that the driver took to start, where it
+/// was started for this load.
+pub(crate) fn device_phases(
+    open: Duration,
+    device_open: Option<Duration>,
+    stats: &LoadStats,
+) -> Phases {
     let (read, copy) = (&stats.read, &stats.copy);
-    Phases::from([
+    let mut phases = Phases::from([
         ("open", open.as_secs_f64()),
         ("pin", copy.pin.as_secs_f64()),
         ("allocate", copy.allocate.as_secs_f64()),
@@ -81,5 +86,7 @@ pub(crate) fn device_phases(open: Duration, stats: &LoadStats) -> Phases {
         ("verify", read.verify.as_secs_f64()),
         ("stage", copy.convert.as_secs_f64()),
         ("copy", (copy.submit + copy.stalls.copies + copy.drain).as_secs_f64()),
-    ])
+    ]);
+    phases.extend(device_open.map(|opening| ("device_open", opening.as_secs_f64())));
+    phases
 }

@@ -86,7 +86,9 @@ fn a_load_reports_phases_and_both_memories() {
     // The driver's free memory fell by just that.
     assert_eq!(json["peak_device_bytes"].as_u64(), Some(device));
     assert!(json["peak_host_bytes"].as_u64() > json["pinned_bytes"].as_u64());
-    for phase in ["open", "pin", "allocate", "fetch", "stage", "copy", "decrypt", "verify"] {
+    for phase in
+        ["device_open", "open", "pin", "allocate", "fetch", "stage", "copy", "decrypt", "verify"]
+    {
         assert!(json["phases"][phase].is_f64(), "{phase}: {json}");
     }
     assert!(json["phases"]["decrypt"].as_f64() > Some(0.0), "{json}");

@@ -65,7 +65,12 @@ pub(crate) fn tz<S: AsRef<OsStr>>(folder: &Path, arguments: &[S]) -> Ran {
 /// Runs it with `input` as a pipe on standard input.
 pub(crate) fn tz_on<S: AsRef<OsStr>>(folder: &Path, arguments: &[S], input: &[u8]) -> Ran {
     let mut command = command(folder);
-    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    finish_on(command.args(arguments), input)
+}
+
+/// Runs a command to its end with `input` as a pipe on standard input.
+pub(crate) fn finish_on(command: &mut Command, input: &[u8]) -> Ran {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("start");
     let mut stdin = child.stdin.take().expect("pipe");
     std::thread::scope(|scope| {

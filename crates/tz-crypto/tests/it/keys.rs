@@ -23,8 +23,9 @@ fn e06_a_key_has_exactly_32_bytes() {
 }
 
 #[test]
-fn an_empty_passphrase_encrypts_nothing() {
+fn e24_an_empty_passphrase_encrypts_nothing() {
     let empty = CryptoError::EmptyPassphrase;
+    assert_eq!(empty.class(), ErrorClass::Usage);
     assert_eq!(FileSealer::compat(&seal_pass(""), 4096).unwrap_err(), empty);
     assert_eq!(FileSealer::sealed(&[seal_pass("")], 4096).unwrap_err(), empty);
 }

@@ -5,8 +5,10 @@ use cust::context::Context;
 use cust::device::Device;
 use cust::error::CudaError;
 use cust::memory::{CopyDestination, DeviceBuffer, LockedBuffer, mem_get_info};
-use tz_cuda_shim::testing::FakeDriver;
+use tz_cuda_shim::testing::{FakeDriver, Probe};
 use tz_cuda_shim::{DRIVER_VARIABLE, driver, last_code};
+
+const FORWARDED: &str = include_str!("../../src/generated.rs");
 
 fn context() -> Context {
     cust::init(CudaFlags::empty()).unwrap();
@@ -65,6 +67,53 @@ fn out_of_memory_arrives_as_such() {
         assert_eq!(name.as_deref(), Some("CUDA_ERROR_OUT_OF_MEMORY"));
         assert_eq!(driver().unwrap().code_name(12_345), None);
     });
+}
+
+/// Row 16 of "Faults found on paper" in `docs/GPU.md`.
+#[test]
+fn functions_for_memory_of_others_reach_the_driver() {
+    FakeDriver::new().run("drivers::functions_for_memory_of_others_reach_the_driver", || {
+        let missing = driver().unwrap().missing_symbols();
+        for function in [
+            "cuMemcpy2DAsync_v2",
+            "cuStreamGetCtx",
+            "cuStreamIsCapturing",
+            "cuStreamWaitEvent",
+            "cuThreadExchangeStreamCaptureMode",
+        ] {
+            assert!(!missing.contains(&function), "{function}");
+            // A function that is not forwarded is never missing.
+            assert!(FORWARDED.contains(&format!("fn {function}(")), "{function}");
+        }
+    });
+}
+
+#[test]
+fn a_slow_function_of_the_fake_driver_is_slow() {
+    let fake = FakeDriver::new().slow("cuDevicePrimaryCtxRetain", 300);
+    fake.run("drivers::a_slow_function_of_the_fake_driver_is_slow", || {
+        let start = std::time::Instant::now();
+        drop(context());
+        assert!(start.elapsed() >= std::time::Duration::from_millis(300));
+        assert_eq!(Probe::new().calls("cuDevicePrimaryCtxRetain"), 1);
+    });
+}
+
+#[test]
+fn a_context_of_the_fake_driver_ends_with_its_last_release() {
+    FakeDriver::new().run(
+        "drivers::a_context_of_the_fake_driver_ends_with_its_last_release",
+        || {
+            let (first, second) = (context(), context());
+            drop(first);
+            mem_get_info().expect("one is left");
+            drop(second);
+            mem_get_info().unwrap_err();
+            assert_eq!(last_code(), Some(709));
+            let _again = context();
+            mem_get_info().expect("it has begun anew");
+        },
+    );
 }
 
 #[test]

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-/// Functions beside those that `cust` calls: pinning flags, registration, queries, peers and sharing.
+/// Functions beside those that `cust` calls: pinning flags, registration, queries, peers and sharing, and what a load
+/// into memory of others needs: rows with a pitch, their stream's context, captures.
 const EXTRA: &[&str] = &[
     "cuCtxEnablePeerAccess",
     "cuDeviceCanAccessPeer",
@@ -19,10 +20,14 @@ const EXTRA: &[&str] = &[
     "cuMemHostGetFlags",
     "cuMemHostRegister_v2",
     "cuMemHostUnregister",
+    "cuMemcpy2DAsync_v2",
     "cuMemcpyPeerAsync",
     "cuPointerGetAttribute",
     "cuStreamCreate",
+    "cuStreamGetCtx",
+    "cuStreamIsCapturing",
     "cuStreamQuery",
+    "cuThreadExchangeStreamCaptureMode",
 ];
 
 /// With this variable set the file is written instead of checked.

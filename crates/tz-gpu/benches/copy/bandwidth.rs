@@ -10,10 +10,12 @@ use std::time::Instant;
 
 use serde_json::json;
 use tz_format::Limits;
-use tz_gpu::{CudaDevice, CudaMemory, CudaPinned, CudaStream, Device, DeviceMemory as _};
-use tz_io::{Location, Selection, TensorFile};
+use tz_gpu::{
+    Bus, CudaDevice, CudaMemory, CudaPinned, CudaStream, Device, DeviceError, DeviceMemory as _,
+};
+use tz_io::{Location, ReadOptions, Selection, TensorFile};
 
-use crate::{Job, emit, gigabytes, rate};
+use crate::{Job, emit, gigabytes, median, rate};
 
 const MIB: usize = 1 << 20;
 /// Bytes of one measurement: long enough for clocks to settle, short enough for a grid of them.
@@ -25,14 +27,70 @@ const SOURCE: usize = 256 << 20;
 /// Length of one read in the measurements of files.
 const READ: usize = 2 << 20;
 
+/// The time that one allocation of pinned memory takes, and giving it back; with a file, also of locking memory that we
+/// allocated: that of its first large tensor, which stands on huge pages.
+pub(crate) fn pinning(device: &CudaDevice, job: &Job) -> Result<(), Box<dyn Error>> {
+    for mib in [2, 16, 64] {
+        let (mut pin, mut unpin) = (Vec::new(), Vec::new());
+        for _ in 0..job.repeats {
+            let start = Instant::now();
+            let memory = device.pin(mib * MIB)?;
+            pin.push(start.elapsed().as_secs_f64() * 1e6);
+            let start = Instant::now();
+            drop(memory);
+            unpin.push(start.elapsed().as_secs_f64() * 1e6);
+        }
+        emit("pin", json!({"mib": mib, "us": median(pin), "unpin_us": median(unpin)}));
+    }
+    let Some(path) = &job.file else { return Ok(()) };
+    let file = TensorFile::open(&Location::File(path.clone()), &Limits::default())?;
+    let large = file.entries().iter().find(|entry| entry.byte_len() >= 32 << 20);
+    let large = large.ok_or("no tensor of 32 MiB in the file")?.path.to_string();
+    let loaded = file.load(&Selection::globs(&[&large])?, &ReadOptions::default())?;
+    let tensor = loaded.get(&large).ok_or("the tensor was not loaded")?;
+    let (mut pin, mut unpin) = (Vec::new(), Vec::new());
+    for _ in 0..job.repeats {
+        let start = Instant::now();
+        let locked = device.register(tensor.shared_bytes())?;
+        pin.push(start.elapsed().as_secs_f64() * 1e6);
+        let start = Instant::now();
+        drop(locked);
+        unpin.push(start.elapsed().as_secs_f64() * 1e6);
+    }
+    let mib = tensor.bytes().len() / MIB;
+    emit("pin own pages", json!({"mib": mib, "us": median(pin), "unpin_us": median(unpin)}));
+    Ok(())
+}
+
+/// The rate of a copy from pinned memory as `tz-cli bench` measures it, in GB/s.
+pub(crate) fn bus(device: &CudaDevice, job: &Job) -> Result<f64, Box<dyn Error>> {
+    let bus = Bus::new(device.clone(), TOTAL)?;
+    let measured = rate(TOTAL, job.repeats, || Ok(bus.copy(TOTAL).map(drop)?))?;
+    emit("pinned", json!({"copy_mib": 16, "streams": 2, "gb_s": measured}));
+    Ok(measured)
+}
+
 /// Measures; gives the best rate from pinned memory in GB/s.
 pub(crate) fn run(device: &CudaDevice, job: &Job) -> Result<f64, Box<dyn Error>> {
     let target = device.allocate(TARGET)?;
     let mut best = 0.0_f64;
-    let grid: &[(usize, usize)] = if job.quick {
-        &[(2, 2), (64, 1)]
+    let grid: &[(usize, usize)] = if job.quick || job.no_grid {
+        &[(2, 2), (16, 2), (64, 1)]
     } else {
-        &[(1, 1), (1, 2), (2, 1), (2, 2), (2, 4), (4, 1), (4, 2), (8, 1), (8, 2), (64, 1), (64, 2)]
+        &[
+            (1, 1),
+            (1, 2),
+            (2, 1),
+            (2, 2),
+            (2, 4),
+            (4, 1),
+            (4, 2),
+            (8, 1),
+            (8, 2),
+            (16, 2),
+            (64, 1),
+            (64, 2),
+        ]
     };
     for &(mib, streams) in grid {
         let len = mib * MIB;
@@ -71,12 +129,8 @@ pub(crate) fn run(device: &CudaDevice, job: &Job) -> Result<f64, Box<dyn Error>>
 }
 
 fn pin(device: &CudaDevice, count: usize, len: usize) -> Result<Vec<CudaPinned>, Box<dyn Error>> {
-    let mut pinned = Vec::new();
-    for _ in 0..count.max(2) {
-        let mut memory = device.pin(len)?;
-        memory.fill(1);
-        pinned.push(memory);
-    }
+    let mut pinned = device.pin_buffers(len, count.max(2))?;
+    pinned.iter_mut().for_each(|memory| memory.fill(1));
     Ok(pinned)
 }
 
@@ -135,7 +189,9 @@ fn read_and_copy(
     }
     let work = |(stream, buffers): (CudaStream, Vec<CudaPinned>)| -> Result<(), String> {
         let words = |error: &dyn std::fmt::Display| error.to_string();
-        let mut buffers: Vec<_> = buffers.into_iter().map(|buffer| (buffer, None)).collect();
+        let event = |buffer| Ok((buffer, device.event()?));
+        let buffers = buffers.into_iter().map(event).collect::<Result<Vec<_>, DeviceError>>();
+        let mut buffers = buffers.map_err(|error| words(&error))?;
         let mut turn = 0;
         loop {
             let read = next.fetch_add(1, Ordering::Relaxed);
@@ -145,9 +201,7 @@ fn read_and_copy(
             let count = buffers.len();
             let Some((buffer, event)) = buffers.get_mut(turn % count) else { break };
             turn += 1;
-            while let Some(done) = event
-                && !device.query(done).map_err(|error| words(&error))?
-            {
+            while !device.query(event).map_err(|error| words(&error))? {
                 std::thread::yield_now();
             }
             let at = read * READ as u64;
@@ -156,7 +210,7 @@ fn read_and_copy(
             device
                 .copy_to_device(&stream, buffer, target, offset)
                 .map_err(|error| words(&error))?;
-            *event = Some(device.record(&stream).map_err(|error| words(&error))?);
+            device.record(&stream, event).map_err(|error| words(&error))?;
         }
         device.synchronize(&stream).map_err(|error| words(&error))
     };

@@ -1,16 +1,15 @@
 //! Loads a file onto the device, with each setting varied by itself, beside the bus.
 
 use std::error::Error;
-use std::fmt;
-use std::io::IoSliceMut;
 use std::path::Path;
 use std::time::Duration;
 
 use serde_json::json;
 use tz_format::Limits;
-use tz_gpu::{CudaDevice, GpuLoader, GpuOptions, Placement};
-use tz_io::{IoError, Location, PlanOptions, RangeRead, ReadOptions, Selection, TensorFile};
+use tz_gpu::{CudaDevice, Device as _, GpuLoader, GpuOptions, Placement};
+use tz_io::{Location, ReadOptions, Selection, TensorFile};
 
+use crate::resident::{Growth, counts};
 use crate::{Job, emit, gigabytes, median};
 
 const MIB: usize = 1 << 20;
@@ -30,34 +29,60 @@ pub(crate) fn run(
     path: &Path,
     best: f64,
 ) -> Result<(), Box<dyn Error>> {
-    for way in ways(job.quick) {
-        measure(device, job, path, best, &way)?;
+    let ring_counts = pinned_counts(device)?;
+    for way in ways(job) {
+        measure(device, job, path, (best, ring_counts), &way)?;
     }
     Ok(())
 }
 
-fn ways(quick: bool) -> Vec<Way> {
+/// Whether pinned memory is in the figures of resident memory.
+fn pinned_counts(device: &CudaDevice) -> Result<bool, Box<dyn Error>> {
+    let before = resident("VmRSS:");
+    let mut pinned = device.pin(64 * MIB)?;
+    pinned.fill(1);
+    Ok(counts(before, resident("VmRSS:"), pinned.len() as u64))
+}
+
+fn ways(job: &Job) -> Vec<Way> {
     let plain = Way { name: "default", options: GpuOptions::local(), read: ReadOptions::default() };
-    let mut ways = vec![plain.clone()];
+    let mut ways = Vec::new();
     let mut add = |name, change: &dyn Fn(&mut Way)| {
         let mut way = Way { name, ..plain.clone() };
         change(&mut way);
         ways.push(way);
     };
-    add("unverified", &|way| way.read.verify = false);
-    if quick {
+    if !job.rings.is_empty() {
+        for &mib in &job.rings {
+            for verify in [true, false] {
+                add("ring", &|way| {
+                    way.options.memory_limit = Some(u64::from(mib) << 20);
+                    way.read.verify = verify;
+                });
+            }
+        }
         return ways;
     }
-    for readers in [1, 2, 4, 8, 16, 32] {
+    add("default", &|_| ());
+    add("unverified", &|way| way.read.verify = false);
+    if job.quick {
+        return ways;
+    }
+    for readers in [1, 4, 8, 12, 16, 32] {
         add("readers", &|way| way.read.readers = Some(readers));
     }
-    for mib in [1, 2, 4, 8, 16] {
+    for mib in [1, 2, 8, 16] {
         add("buffers", &|way| way.options.buffer_bytes = mib * MIB);
     }
-    for mib in [32, 64, 128, 512, 1024] {
-        add("ring", &|way| way.options.memory_limit = Some(mib << 20));
+    for mib in [32, 64, 96, 256, 512] {
+        for verify in [true, false] {
+            add("ring", &|way| {
+                way.options.memory_limit = Some(mib << 20);
+                way.read.verify = verify;
+            });
+        }
     }
-    for streams in [1, 2, 4, 8] {
+    for streams in [1, 4] {
         add("streams", &|way| way.options.streams = streams);
     }
     add("per tensor", &|way| way.options.placement = Placement::PerTensor);
@@ -68,7 +93,7 @@ fn measure(
     device: &CudaDevice,
     job: &Job,
     path: &Path,
-    best: f64,
+    (best, ring_counts): (f64, bool),
     way: &Way,
 ) -> Result<(), Box<dyn Error>> {
     let (mut totals, mut warm) = (Vec::new(), Vec::new());
@@ -80,11 +105,12 @@ fn measure(
         // As a user has it: the ring is pinned meanwhile.
         let start = std::time::Instant::now();
         let mut loader = GpuLoader::new(device.clone(), way.options)?;
-        let file = open(path, way.options.buffer_bytes as u64)?;
+        let file = TensorFile::open(&Location::File(path.to_owned()), &Limits::default())?;
         let loaded = loader.load(&file, &Selection::all(), &way.read)?;
         totals.push(start.elapsed().as_secs_f64());
         let (copy, read) = (loaded.stats().copy, loaded.stats().read);
-        let growth = resident("VmHWM:").saturating_sub(before);
+        let with_ring = resident("VmHWM:").saturating_sub(before);
+        let growth = Growth { ring: copy.pinned_bytes, ring_counts, with_ring };
         let bytes = read.bytes_delivered;
         drop(loaded);
         // Again with the ring that is there.
@@ -99,8 +125,9 @@ fn measure(
             "streams": way.options.streams,
             "bytes": bytes,
             "host_before_bytes": before,
-            "host_growth_bytes": growth,
-            "host_growth_beyond_ring": growth.saturating_sub(copy.pinned_bytes),
+            "host_growth_bytes": growth.with_ring,
+            "host_growth_beyond_ring": growth.without_ring(),
+            "ring_is_resident": growth.ring_counts,
             "device_bytes": copy.device_bytes,
             "copies": copy.copies,
             "seconds_of_last": {
@@ -128,48 +155,6 @@ fn measure(
 
 fn seconds(duration: Duration) -> f64 {
     duration.as_secs_f64()
-}
-
-/// Opens the file with pieces as long as the buffers, which plain local files do not have.
-fn open(path: &Path, piece_len: u64) -> Result<TensorFile, IoError> {
-    let inner = Location::File(path.to_owned()).open(&Default::default())?;
-    TensorFile::from_source(Box::new(Pieces { inner, piece_len }), &Limits::default())
-}
-
-/// A source that asks for pieces of another length.
-struct Pieces {
-    inner: Box<dyn RangeRead>,
-    piece_len: u64,
-}
-
-impl fmt::Debug for Pieces {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.inner.fmt(f)
-    }
-}
-
-impl RangeRead for Pieces {
-    fn len(&self) -> Option<u64> {
-        self.inner.len()
-    }
-
-    fn read_into(&self, offset: u64, buffers: &mut [IoSliceMut<'_>]) -> Result<(), IoError> {
-        self.inner.read_into(offset, buffers)
-    }
-
-    fn max_readers(&self) -> usize {
-        self.inner.max_readers()
-    }
-
-    fn location(&self) -> &str {
-        self.inner.location()
-    }
-
-    fn plan_options(&self) -> PlanOptions {
-        let mut options = self.inner.plan_options();
-        options.piece_len = self.piece_len;
-        options
-    }
 }
 
 /// Lets the kernel count the peak of resident memory anew; where it does not, the peak of the whole run counts.

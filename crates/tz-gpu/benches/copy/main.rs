@@ -4,6 +4,7 @@
 
 mod bandwidth;
 mod loads;
+mod resident;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -21,13 +22,21 @@ struct Job {
     repeats: usize,
     /// Leave out the variations of every setting.
     quick: bool,
+    /// Measure the bus at two points instead of a grid of lengths and streams.
+    no_grid: bool,
+    /// Measure pinning only.
+    pin: bool,
+    /// MiB of rings to load through; with any, nothing else is varied.
+    rings: Vec<u32>,
 }
+
+const USAGE: &str = "copy [--device N] [--repeats N] [--quick] [--no-grid] [--pin] [--ring MIB,MIB,...] [FILE.tensors]";
 
 fn main() -> ExitCode {
     let job = match parse(std::env::args().skip(1)) {
         Ok(job) => job,
         Err(why) => {
-            eprintln!("{why}\nusage: copy [--device N] [--repeats N] [--quick] [FILE.tensors]");
+            eprintln!("{why}\nusage: {USAGE}");
             return ExitCode::from(2);
         }
     };
@@ -41,16 +50,28 @@ fn main() -> ExitCode {
 }
 
 fn parse(mut words: impl Iterator<Item = String>) -> Result<Job, String> {
-    let mut job = Job { device: 0, file: None, repeats: 5, quick: false };
+    let mut job = Job {
+        device: 0,
+        file: None,
+        repeats: 5,
+        quick: false,
+        no_grid: false,
+        pin: false,
+        rings: Vec::new(),
+    };
+    let parsed = |text: &str| -> Result<u32, String> {
+        text.parse().map_err(|_| format!("{text:?} is not a number"))
+    };
     while let Some(word) = words.next() {
-        let mut number = || -> Result<u32, String> {
-            let text = words.next().ok_or_else(|| format!("{word} needs a number"))?;
-            text.parse().map_err(|_| format!("{text:?} is not a number"))
-        };
+        let mut text = || words.next().ok_or_else(|| format!("{word} needs a number"));
+        let mut number = || parsed(&text()?);
         match word.as_str() {
             "--device" => job.device = number()?,
             "--repeats" => job.repeats = number()?.max(1) as usize,
             "--quick" => job.quick = true,
+            "--no-grid" => job.no_grid = true,
+            "--pin" => job.pin = true,
+            "--ring" => job.rings = text()?.split(',').map(parsed).collect::<Result<_, _>>()?,
             // What `cargo bench` adds.
             "--bench" => {}
             option if option.starts_with('-') => return Err(format!("unknown option {option}")),
@@ -66,7 +87,13 @@ fn run(job: &Job) -> Result<(), Box<dyn std::error::Error>> {
     let name = info.devices.get(job.device as usize).map(|(name, _)| name.as_str());
     let (major, minor) = info.version;
     emit("device", json!({"name": name, "driver": format!("{major}.{minor}")}));
-    let best = bandwidth::run(&device, job)?;
+    if job.pin {
+        return bandwidth::pinning(&device, job);
+    }
+    let best = match job.rings.is_empty() {
+        true => bandwidth::run(&device, job)?,
+        false => bandwidth::bus(&device, job)?,
+    };
     if let Some(file) = &job.file {
         loads::run(&device, job, file, best)?;
     }

@@ -5,8 +5,8 @@ use std::ops::Deref;
 
 use tz_io::SharedBytes;
 
-use super::{CudaDevice, driver};
-use crate::device::Device as _;
+use super::context::Primary;
+use super::{CudaDevice, driver, stream};
 use crate::error::DeviceError;
 
 /// Bytes of a mapped file whose pages are locked, so that the device reads them without a copy on the CPU. Locking
@@ -14,19 +14,27 @@ use crate::error::DeviceError;
 #[derive(Debug)]
 pub struct RegisteredBytes {
     bytes: SharedBytes,
-    device: CudaDevice,
+    primary: Primary,
 }
 
 impl CudaDevice {
-    /// Locks the pages under `bytes`.
+    /// Locks the pages under `bytes`, whole pages, so bytes of neighbours are locked too; two locks of one page are
+    /// refused.
     ///
     /// # Errors
+    /// [`DeviceError::Unsupported`] where the device cannot read memory that the process may not write,
     /// [`DeviceError::Driver`] where the driver or the file system does not allow it.
     pub fn register(&self, bytes: SharedBytes) -> Result<RegisteredBytes, DeviceError> {
-        self.bind()?;
+        let bound = self.primary.bind()?;
+        if !driver::reads_read_only_memory(&bound)? {
+            return Err(DeviceError::Unsupported {
+                device: bound.id(),
+                what: "locking memory that is only read",
+            });
+        }
         // SAFETY: the mapping lives as long as `SharedBytes`, which the result owns.
-        unsafe { driver::register(self.id(), &bytes) }?;
-        Ok(RegisteredBytes { bytes, device: self.clone() })
+        unsafe { driver::register(&bound, &bytes) }?;
+        Ok(RegisteredBytes { bytes, primary: self.primary })
     }
 }
 
@@ -40,10 +48,10 @@ impl Deref for RegisteredBytes {
 
 impl Drop for RegisteredBytes {
     fn drop(&mut self) {
-        if self.device.bind().is_ok() {
-            let _ = driver::synchronize_all(self.device.id());
-            // SAFETY: registered by `register`, and the device was just waited for.
-            let _ = unsafe { driver::unregister(self.device.id(), &self.bytes) };
+        stream::finish_all();
+        if let Ok(bound) = self.primary.bind() {
+            // SAFETY: registered by `register`, and no copy reads it any more.
+            let _ = unsafe { driver::unregister(&bound, &self.bytes) };
         }
     }
 }

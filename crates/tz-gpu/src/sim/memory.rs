@@ -44,6 +44,17 @@ pub struct SimPinned {
     pub(super) shared: Arc<Shared>,
 }
 
+impl SimPinned {
+    pub(super) fn new(len: usize, shared: Arc<Shared>) -> Self {
+        // Fresh memory is not zero on a real device either.
+        let bytes = vec![0xA5; len].into_boxed_slice();
+        if len > 0 {
+            shared.lock().buffers.insert(addresses(&bytes).start, (addresses(&bytes).end, false));
+        }
+        Self { bytes, shared }
+    }
+}
+
 impl Deref for SimPinned {
     type Target = [u8];
 
@@ -62,7 +73,9 @@ impl DerefMut for SimPinned {
 impl Drop for SimPinned {
     fn drop(&mut self) {
         self.shared.watch_host(&self.bytes, "unpinned");
-        self.shared.lock().usage.pinned_bytes -= self.bytes.len() as u64;
+        let mut state = self.shared.lock();
+        state.usage.pinned_bytes -= self.bytes.len() as u64;
+        state.buffers.remove(&addresses(&self.bytes).start);
     }
 }
 

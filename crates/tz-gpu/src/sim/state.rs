@@ -1,6 +1,6 @@
 //! What a simulated device is doing: work waiting on streams, calls counted, memory in use. Owns `State`.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -21,6 +21,8 @@ pub(super) struct State {
     pub(super) failed: bool,
     pub(super) violations: Vec<String>,
     pub(super) usage: SimUsage,
+    /// Where pinned buffers begin and end, and whether anything was copied from them.
+    pub(super) buffers: BTreeMap<usize, (usize, bool)>,
 }
 
 #[derive(Debug, Default)]
@@ -84,6 +86,24 @@ impl State {
         };
         *count += 1;
         options.failures.contains(&(call, *count))
+    }
+
+    /// Counts the buffer that is copied from, once.
+    pub(super) fn note_source(&mut self, source: Range<usize>) {
+        let buffer = self.buffers.range_mut(..=source.start).next_back();
+        if let Some((_, (end, used))) = buffer
+            && source.end <= *end
+            && !std::mem::replace(used, true)
+        {
+            self.usage.buffers_used += 1;
+        }
+    }
+
+    /// Does all work on all streams.
+    pub(super) fn run_all(&mut self, options: &SimOptions) {
+        while self.streams.iter().any(|stream| !stream.waiting.is_empty()) {
+            self.step(options);
+        }
     }
 
     /// Lets one stream that has work, any, take a step.

@@ -36,7 +36,8 @@ fn put<D: Device>(device: &D, memory: &D::Memory, offset: u64, bytes: &[u8]) {
     let mut pinned = device.pin(bytes.len()).expect("pinned memory");
     pinned.copy_from_slice(bytes);
     device.copy_to_device(&stream, &pinned, memory, offset).expect("a copy");
-    let event = device.record(&stream).expect("an event");
+    let mut event = device.event().expect("an event");
+    device.record(&stream, &mut event).expect("a recorded event");
     while !device.query(&event).expect("an answer") {
         std::hint::spin_loop();
     }
@@ -74,11 +75,13 @@ fn events_follow_copies<D: Device>(device: &D) {
     let len = 1 << 20;
     let mut pinned = device.pin(len).expect("pinned memory");
     let memory = device.allocate(len as u64).expect("memory");
+    let mut event = device.event().expect("an event");
+    assert!(device.query(&event).expect("an answer"), "there is nothing to wait for");
     for round in 0..8 {
         let painted = paint(round, len as u64);
         pinned.copy_from_slice(&painted);
         device.copy_to_device(&stream, &pinned, &memory, 0).expect("a copy");
-        let event = device.record(&stream).expect("an event");
+        device.record(&stream, &mut event).expect("a recorded event");
         while !device.query(&event).expect("an answer") {
             std::hint::spin_loop();
         }
@@ -128,6 +131,14 @@ fn pinned<D: Device>(device: &D) {
         memory.copy_from_slice(&painted);
         assert!(*memory == painted, "{len} bytes");
     }
+    let mut buffers = device.pin_buffers(4096, 100).expect("pinned memory");
+    for (i, buffer) in (0..).zip(&mut buffers) {
+        buffer.copy_from_slice(&paint(i, 4096));
+    }
+    // The others keep theirs, whichever go.
+    let mut kept = (0..).zip(buffers).filter(|(i, _)| i % 3 == 1);
+    assert!(kept.all(|(i, buffer)| *buffer == paint(i, 4096)));
+    assert_eq!(device.pin_buffers(0, 3).expect("nothing, thrice").len(), 3);
 }
 
 fn zeros<D: Device>(device: &D) {

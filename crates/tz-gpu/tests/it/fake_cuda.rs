@@ -104,9 +104,11 @@ fn too_little_memory_is_told_with_numbers() {
     let fake = FakeDriver::new().with_memory(1 << 20);
     fake.run("fake_cuda::too_little_memory_is_told_with_numbers", || {
         let error = load(CudaDevice::open(1).unwrap()).unwrap_err();
-        let GpuError::Device(DeviceError::OutOfMemory { device, memory, needed, free }) = error
-        else {
-            panic!("{error:?}")
+        let GpuError::Device(refused) = error else { panic!("{error:?}") };
+        // Row 15 of "Faults found on paper" in `docs/GPU.md`.
+        assert!(refused.advice().contains("torch.cuda.empty_cache()"));
+        let DeviceError::OutOfMemory { device, memory, needed, free } = refused else {
+            panic!("{refused:?}")
         };
         assert_eq!((device, memory), (DeviceId::Cuda(1), MemoryKind::Device));
         assert!(needed > 1 << 20 && free == Some(1 << 20));

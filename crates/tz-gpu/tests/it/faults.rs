@@ -68,6 +68,7 @@ fn failing_calls_are_reported_and_everything_is_returned() {
     check(SimCall::Stream, 2);
     check(SimCall::Copy, 1);
     check(SimCall::Copy, 7);
+    check(SimCall::Event, 2);
     check(SimCall::Record, 5);
     check(SimCall::Query, 3);
     check(SimCall::LateCopy, 4);

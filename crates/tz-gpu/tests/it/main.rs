@@ -3,7 +3,10 @@
 
 mod conformance;
 mod faults;
+mod resident;
 mod stress;
 
 #[cfg(feature = "cuda")]
 mod fake_cuda;
+#[cfg(feature = "cuda")]
+mod real_drivers;

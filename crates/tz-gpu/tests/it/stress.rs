@@ -59,6 +59,28 @@ fn any_ring_any_order_every_byte() {
     }
 }
 
+/// Buffers that come back are used again before fresh ones: what is read stays in a cache.
+#[test]
+fn no_more_buffers_are_used_than_readers_have_in_hand() {
+    let spec = |i| TensorSpec::new(format!("t{i}"), Element::Float32, vec![50_000]);
+    let opened = TestFile::new((0..40).map(spec).collect()).open();
+    let mut options = GpuOptions::local();
+    options.buffer_bytes = 64 << 10;
+    options.memory_limit = Some(64 * (128 << 10));
+    let mut read = ReadOptions::default();
+    for readers in [1, 3, 8] {
+        let device = sim(1, 0);
+        read.readers = Some(readers);
+        let mut loader = GpuLoader::new(device.clone(), options).unwrap();
+        let loaded = loader.load(&opened, &Selection::all(), &read).unwrap();
+        assert!(loaded.stats().copy.buffers > 50, "{:?}", loaded.stats().copy);
+        let usage = device.usage();
+        assert!(usage.buffers_used <= readers as u64 + 2, "{readers} readers: {usage:?}");
+        assert!(usage.events <= usage.buffers_used + 2, "{usage:?}");
+        assert_eq!(usage.pinned_allocations, 1);
+    }
+}
+
 #[test]
 fn small_tensors_travel_together() {
     let spec = |i| TensorSpec::new(format!("norm.{i}"), Element::Float32, vec![100]);
@@ -127,7 +149,8 @@ fn an_encrypted_file_loads_with_few_buffers_and_many_readers() {
     open.secrets = vec![Secret::Key(Key::from_bytes(&key).unwrap())];
     let file = TensorFile::open_with(&Location::File(path.into()), &open).unwrap();
     let host = file.load(&Selection::all(), &ReadOptions::default()).unwrap();
-    let buffer = (2 << 20) + (64 << 10);
+    let data = 2 << 20;
+    let buffer = data as u64 + (64 << 10);
     let mut read = ReadOptions::default();
     read.readers = Some(8);
     for pinnable in [1, 2, 8] {
@@ -137,6 +160,7 @@ fn an_encrypted_file_loads_with_few_buffers_and_many_readers() {
             options.pinnable = pinnable * buffer;
             let device = SimDevice::new(options);
             let mut ring = GpuOptions::local();
+            ring.buffer_bytes = data;
             ring.memory_limit = Some(8 * buffer);
             let mut loader = GpuLoader::new(device.clone(), ring).unwrap();
             let loaded = loader.load(&file, &Selection::all(), &read).unwrap();

@@ -1,7 +1,10 @@
 //! Google Cloud Storage and Azure, set up from their usual environment variables; and what Azure can do that
 //! `object_store` does not offer: an upload that is completed only where no object stands.
 
+use std::env;
+use std::ffi::OsString;
 use std::io;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -12,6 +15,7 @@ use object_store::gcp::GoogleCloudStorageBuilder;
 
 use super::bounded::{MAX_ANSWER, Unread, text};
 use super::connector::Connector;
+use super::credentials::{ENVIRONMENT, told};
 use super::object::{Access, Signed, client_options, failed, retry};
 use super::options::RemoteOptions;
 use super::presigned::{COMPLETING, exists};
@@ -30,8 +34,33 @@ const BEFORE_SAS: [AzureConfigKey; 4] = [
     AzureConfigKey::FederatedTokenFile,
 ];
 
+/// Settings from environment variables that begin with `prefix`. One that is empty counts as unset, so the builders'
+/// own `from_env`, which takes it as a value, does not do.
+fn settings<Key: FromStr>(
+    prefix: &str,
+    variables: impl Iterator<Item = (OsString, OsString)>,
+) -> Vec<(Key, String)> {
+    let setting = |(name, value): (OsString, OsString)| {
+        let name = name.into_string().ok().filter(|name| name.starts_with(prefix))?;
+        let key = name.to_ascii_lowercase().parse().ok()?;
+        Some((key, told(ENVIRONMENT, &name, value.into_string().ok())?))
+    };
+    variables.filter_map(setting).collect()
+}
+
+/// One more variable, whose name has not the prefix of the others.
+fn variable(name: &str) -> Option<String> {
+    told(ENVIRONMENT, name, env::var(name).ok())
+}
+
 pub(crate) fn google(bucket: &str, options: &RemoteOptions, name: &str) -> Result<Access, IoError> {
-    let builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket);
+    let mut builder = GoogleCloudStorageBuilder::new().with_bucket_name(bucket);
+    if let Some(path) = variable("SERVICE_ACCOUNT") {
+        builder = builder.with_service_account_path(path);
+    }
+    for (key, value) in settings("GOOGLE_", env::vars_os()) {
+        builder = builder.with_config(key, value);
+    }
     let builder = builder.with_client_options(client_options()).with_retry(retry(options));
     let builder = builder.with_http_connector(Connector::new(options, name)?);
     let store = Arc::new(builder.build().map_err(failed(name, "set up access to"))?);
@@ -43,7 +72,13 @@ pub(crate) fn azure(
     options: &RemoteOptions,
     name: &str,
 ) -> Result<Access, IoError> {
-    let builder = MicrosoftAzureBuilder::from_env().with_container_name(container);
+    let mut builder = MicrosoftAzureBuilder::new().with_container_name(container);
+    for (key, value) in settings("AZURE_", env::vars_os()) {
+        builder = builder.with_config(key, value);
+    }
+    if let Some(endpoint) = variable("IDENTITY_ENDPOINT") {
+        builder = builder.with_msi_endpoint(endpoint);
+    }
     let builder = builder.with_client_options(client_options()).with_retry(retry(options));
     let builder = builder.with_http_connector(Connector::new(options, name)?);
     let build = |builder: MicrosoftAzureBuilder| {
@@ -118,6 +153,7 @@ mod tests {
     use super::super::object::SIGNED_FOR;
     use super::super::runtime::block_on;
     use super::*;
+    use object_store::gcp::GoogleConfigKey;
     use object_store::path::Path;
 
     fn builder(settings: &[(AzureConfigKey, &str)]) -> MicrosoftAzureBuilder {
@@ -134,6 +170,30 @@ mod tests {
         assert_eq!(instead(&builder(&[key])), None);
         let public = (AzureConfigKey::SkipSignature, "true");
         assert_eq!(instead(&builder(&[public, sas])).as_deref(), Some(""));
+    }
+
+    #[test]
+    fn an_empty_variable_counts_as_unset() {
+        let variables = |values: &[(&str, &str)]| {
+            let pair = |(name, value): &(&str, &str)| (name.into(), value.into());
+            values.iter().map(pair).collect::<Vec<(OsString, OsString)>>().into_iter()
+        };
+        let found = settings::<AzureConfigKey>(
+            "AZURE_",
+            variables(&[
+                ("AZURE_STORAGE_ACCOUNT_KEY", ""),
+                ("AZURE_STORAGE_SAS_TOKEN", "sig=x"),
+                ("AZURE_STORAGE_TOKEN", ""),
+                ("AZURE_OF_ANOTHER_PROGRAM", "x"),
+                ("HOME", "/root"),
+            ]),
+        );
+        assert_eq!(found, [(AzureConfigKey::SasKey, "sig=x".to_owned())]);
+        let found = settings::<GoogleConfigKey>(
+            "GOOGLE_",
+            variables(&[("GOOGLE_SERVICE_ACCOUNT_KEY", ""), ("GOOGLE_BASE_URL", "http://x")]),
+        );
+        assert_eq!(found, [(GoogleConfigKey::BaseUrl, "http://x".to_owned())]);
     }
 
     #[test]

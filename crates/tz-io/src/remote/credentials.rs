@@ -3,7 +3,8 @@
 //! In this order: what the caller gives; a file in s3cmd's format that the caller names; `AWS_*` variables; `S3_*`
 //! variables, as vLLM's script reads them; the AWS profile files; `~/.s3cfg`, as the reference reads it; web identity,
 //! ECS or EKS, where their variables are set; the instance's metadata service, where it answers; anonymous. Explicit
-//! keys ask nobody else, so nothing waits for a metadata service that is not there.
+//! keys ask nobody else, so nothing waits for a metadata service that is not there. A value that is set but empty
+//! counts as unset, as for the AWS tools, and the log says so.
 
 use std::env;
 use std::ffi::OsString;
@@ -34,6 +35,9 @@ const AMBIENT: [AmazonS3ConfigKey; 8] = [
     AmazonS3ConfigKey::ContainerAuthorizationTokenFile,
     AmazonS3ConfigKey::ImdsV1Fallback,
 ];
+
+/// Where variables are, for `-v`.
+pub(super) const ENVIRONMENT: &str = "environment";
 
 /// What was found.
 #[derive(Debug)]
@@ -79,8 +83,18 @@ impl Environment<'_> {
     }
 
     fn text(&self, name: &str) -> Option<String> {
-        self.0(name).and_then(|value| value.into_string().ok()).filter(|value| !value.is_empty())
+        told(ENVIRONMENT, name, self.0(name).and_then(|value| value.into_string().ok()))
     }
+}
+
+/// A value, unless it is empty; says so then.
+pub(super) fn told(place: &str, name: &str, value: Option<String>) -> Option<String> {
+    let value = value?;
+    if value.is_empty() {
+        tracing::info!(place, name, "set but empty: counts as unset");
+        return None;
+    }
+    Some(value)
 }
 
 pub(crate) async fn resolve(options: &S3Options, location: &str) -> Result<Resolved, IoError> {
@@ -92,18 +106,16 @@ async fn resolve_in(
     options: &S3Options,
     location: &str,
 ) -> Result<Resolved, IoError> {
+    let option = |name, value: &Option<String>| told("options", name, value.clone());
+    let id = option("access key id", &options.access_key_id);
+    let secret = option("secret access key", &options.secret_access_key);
+    let is_half = id.is_some() != secret.is_some();
     let given = Found {
-        keys: keys(
-            options.access_key_id.clone(),
-            options.secret_access_key.clone(),
-            options.session_token.clone(),
-        ),
-        endpoint: options.endpoint.clone(),
-        region: options.region.clone(),
+        keys: keys(id, secret, option("session token", &options.session_token)),
+        endpoint: option("endpoint", &options.endpoint),
+        region: option("region", &options.region),
     };
-    if given.keys.is_none()
-        && (options.access_key_id.is_some() || options.secret_access_key.is_some())
-    {
+    if is_half {
         return Err(IoError::Unsupported {
             location: location.to_owned(),
             why: "access key id and secret access key are needed together",
@@ -195,8 +207,10 @@ fn profile(environment: &Environment<'_>, home: Option<&Path>) -> Found {
     let profile = environment.text("AWS_PROFILE").unwrap_or_else(|| "default".to_owned());
     let section = if profile == "default" { profile.clone() } else { format!("profile {profile}") };
     let value = |name: &str| {
-        let own = credentials.get_from(Some(profile.as_str()), name);
-        own.or_else(|| config.get_from(Some(section.as_str()), name)).map(str::to_owned)
+        let in_file = |file: &Ini, section: &str| {
+            told("the AWS profile", name, file.get_from(Some(section), name).map(str::to_owned))
+        };
+        in_file(&credentials, &profile).or_else(|| in_file(&config, &section))
     };
     Found {
         keys: keys(
@@ -225,9 +239,8 @@ fn s3cfg(path: &Path, required: bool) -> Result<Found, IoError> {
             Ok(Found::default())
         };
     };
-    let value = |name: &str| {
-        ini.get_from(Some("default"), name).map(str::to_owned).filter(|value| !value.is_empty())
-    };
+    let value =
+        |name: &str| told(&shown, name, ini.get_from(Some("default"), name).map(str::to_owned));
     let https = value("use_https").is_none_or(|text| !text.eq_ignore_ascii_case("false"));
     let endpoint = value("host_base").map(|host| {
         if host.contains("://") {

@@ -11,15 +11,15 @@ use std::sync::{Arc, Mutex};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use tz_crypto::{
-    DEFAULT_COMPAT_CHUNK_SIZE, DEFAULT_SEALED_CHUNK_SIZE, FileSealer, KdfPreset, Key, Passphrase,
-    SealSecret, Secret,
+    CryptoError, DEFAULT_COMPAT_CHUNK_SIZE, DEFAULT_SEALED_CHUNK_SIZE, FileSealer, KdfPreset, Key,
+    Passphrase, SealSecret, Secret,
 };
 use tz_format::testing::{CASES, paint};
 use tz_format::{Element, HashKind, TensorSpec};
 use tz_io::{
     Algorithm, FileSource, HeapPool, IoError, LocalFile, Location, MemorySource, OpenOptions,
-    Piece, RangeRead, ReadOptions, Selection, StreamSource, TensorFile, TensorSource as _,
-    WriteOptions, write,
+    Piece, PlainFiles, RangeRead, ReadOptions, Selection, StreamSource, TensorFile,
+    TensorSource as _, WriteOptions, write,
 };
 
 const KEY: [u8; 32] = [7; 32];
@@ -74,6 +74,34 @@ fn check_digests(open: impl Fn() -> TensorFile, expect: &[String]) {
         // Short buffers force cuts that the larger chunks do not fit.
         assert_eq!(digests_by_stream(&open(), 512 << 10), expect, "stream, short buffers");
     }
+}
+
+#[test]
+fn e21_a_plain_file_is_refused_by_the_options() {
+    let fixture = |name: &str| {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/foreign");
+        Location::File(format!("{folder}/{name}").into())
+    };
+    for (given, plain, refused) in [
+        (false, PlainFiles::RefusedWithSecrets, false),
+        (false, PlainFiles::Accepted, false),
+        (false, PlainFiles::Refused, true),
+        (true, PlainFiles::RefusedWithSecrets, true),
+        (true, PlainFiles::Accepted, false),
+        (true, PlainFiles::Refused, true),
+    ] {
+        let mut options = if given { secrets(&KEY) } else { OpenOptions::default() };
+        options.plain = plain;
+        match TensorFile::open_with(&fixture("v4_meta.tensors"), &options) {
+            Ok(_) => assert!(!refused, "{given} {plain:?}"),
+            Err(IoError::Crypto { source: CryptoError::NotEncrypted, .. }) => {
+                assert!(refused, "{given} {plain:?}");
+            }
+            Err(error) => panic!("{given} {plain:?}: {error}"),
+        }
+        TensorFile::open_with(&fixture("v3_enc_key.tensors"), &options).unwrap();
+    }
+    assert_eq!(OpenOptions::default().plain, PlainFiles::RefusedWithSecrets);
 }
 
 #[test]

@@ -265,7 +265,7 @@ impl RangeRead for Paired {
             *begun += 1;
             self.changed.notify_all();
             let alone = |begun: &mut usize| *begun < 2;
-            let patience = Duration::from_secs(20);
+            let patience = Duration::from_secs(60);
             let waited = self.changed.wait_timeout_while(begun, patience, alone);
             drop(waited.expect("no panic"));
         }

@@ -178,9 +178,10 @@ fn a_name_and_password_in_the_url_are_sent_and_not_shown() {
 
 #[test]
 fn nobody_listens() {
-    let server = serve(Object::new(Vec::new()));
-    let url = server.url("/model.tensors");
-    drop(server);
+    // Bound, so that nobody else gets the port, and not listening.
+    let bound = tokio::net::TcpSocket::new_v4().expect("a socket");
+    bound.bind(([127, 0, 0, 1], 0).into()).expect("a free port");
+    let url = format!("http://{}/model.tensors", bound.local_addr().expect("bound"));
     let mut options: RemoteOptions = options();
     options.retries = 1;
     let opened = open(&url, &options);

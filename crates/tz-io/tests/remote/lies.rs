@@ -24,6 +24,9 @@ const HELD: usize = 64 << 20;
 /// A length that nothing has room for.
 const HUGE: Option<&str> = Some("4611686018427387904");
 
+/// Requests that a fault befalls.
+type When = fn(&Record) -> bool;
+
 /// An answer of this status without end, which may announce a length; and how many of its bytes have been sent.
 fn endless(status: u16, announced: Option<&'static str>) -> (Fault, Arc<AtomicUsize>) {
     let sent = Arc::new(AtomicUsize::new(0));
@@ -47,7 +50,7 @@ fn endless(status: u16, announced: Option<&'static str>) -> (Fault, Arc<AtomicUs
 #[test]
 fn an_answer_without_end_takes_no_memory() {
     let is_put = |record: &Record| record.method == Method::PUT && part(record).is_none();
-    let requests: [(fn(&Record) -> bool, &[u64]); 5] = [
+    let requests: [(When, &[u64]); 5] = [
         (is_put, &[1000]),
         (is_start, &LENS),
         (|record| part(record).is_some(), &LENS),

@@ -27,7 +27,8 @@ fn loads_from_disk_and_over_http_share_one_budget() {
     let path = folder.path().join("model.tensors");
     std::fs::write(&path, &bytes).expect("written");
     let server = serve(&bytes);
-    for buffers in [1, 4] {
+    let most_buffers = 4;
+    for buffers in [1, most_buffers] {
         let budget = RecordingPool::new(HeapPool::new(BUFFER, buffers).expect("memory"));
         std::thread::scope(|scope| {
             for load in 0..LOADS {
@@ -49,8 +50,8 @@ fn loads_from_disk_and_over_http_share_one_budget() {
         assert_eq!(budget.out(), 0);
         assert!(budget.most_out() <= buffers, "{} of {buffers}", budget.most_out());
     }
-    // A request is made by who holds a buffer, and by who opens a file.
-    assert!(server.most_in_flight() <= LOADS / 2);
+    // A request is made by who opens a file, and by who holds a buffer.
+    assert!(server.most_in_flight() <= LOADS / 2 + most_buffers);
 }
 
 #[test]
@@ -108,8 +109,9 @@ fn a_thousand_loads_over_http_leave_nothing_behind_even_those_that_fail() {
     for what in ["threads", "descriptors", "mappings"] {
         let (before, after) =
             (outcome.number(&format!("{what}_before")), outcome.number(&format!("{what}_after")));
-        // Connections that are kept for the next request come and go; the allocator may add an arena.
-        let slack = if what == "threads" { 0 } else { 20 };
+        // Connections that are kept for the next request come and go; the allocator may add an arena for each thread
+        // that runs at once. What a round of five loads left would come to 200.
+        let slack = if what == "threads" { 0 } else { 100 };
         assert!(after <= before + slack, "{what}: {before} became {after}");
     }
 }

@@ -102,10 +102,12 @@ pub(crate) fn writing(remote: RemoteOptions) -> WriteOptions {
     options
 }
 
-/// Options under which a test of a stall need not wait long.
+/// Options under which a test of a stall need not wait long. A slow machine stalls by itself, maybe many times in a row:
+/// that must cost time only, so there are many retries.
 pub(crate) fn impatient() -> RemoteOptions {
     let mut options = options();
     options.stall_timeout = Duration::from_millis(250);
+    options.retries = 100;
     options
 }
 

@@ -230,16 +230,22 @@ fn a_first_answer_that_nobody_reads_on_is_left() {
 #[test]
 fn a_first_answer_that_breaks_is_gone_on_with_by_a_range() {
     let bytes = file(&[3 * MIB, 20 * MIB]);
-    let faults = [Fault::Truncate { after: 5_000_000 }, Fault::Reset { after: 5_000_000 }];
-    for (fault, options) in faults.iter().flat_map(|fault| whole().map(|options| (fault, options)))
-    {
+    const CUT: usize = 5_000_000;
+    for (cut, options) in [true, false].into_iter().flat_map(|cut| whole().map(|o| (cut, o))) {
         let server = serve(&bytes);
-        server.fault(|record| record.number == 0, fault.clone());
+        if cut {
+            server.fault(|record| record.number == 0, Fault::Truncate { after: CUT });
+        }
         let remote = open(&server.url("/model.tensors"), &options).expect("valid");
+        if !cut {
+            // A reset takes with it what is on its way: before the front has come, opening would be tried again.
+            server.hang_up();
+        }
         assert_eq!(load(&remote, &Selection::all(), &readers(1)).expect("valid"), contents(&bytes));
         let log = server.log();
         let rest = log[1].range().expect("a range");
-        assert!((FIRST..=5_000_000).contains(&rest.start) && rest.end == 16 * MIB, "{rest:?}");
+        let came = if cut { CUT as u64..CUT as u64 + 1 } else { FIRST..16 * MIB };
+        assert!(came.contains(&rest.start) && rest.end == 16 * MIB, "{rest:?}");
         assert_eq!(log[1].header("if-match"), Some("\"first\""));
         assert_eq!((log.len(), remote.source().counters().retries), (3, 1));
     }

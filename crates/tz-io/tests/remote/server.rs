@@ -25,7 +25,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
-use tokio::sync::Barrier;
+use tokio::sync::{Barrier, mpsc, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
@@ -80,6 +80,7 @@ struct Shared {
     in_flight: Arc<AtomicUsize>,
     most_in_flight: AtomicUsize,
     connections: AtomicUsize,
+    befallen: AtomicUsize,
     meeting: Mutex<Option<Meeting>>,
 }
 
@@ -106,6 +107,8 @@ pub(crate) struct Server {
     address: SocketAddr,
     shared: Arc<Shared>,
     accepting: JoinHandle<()>,
+    /// Whoever is sent over it is told when every connection has ended.
+    hang_up: mpsc::UnboundedSender<oneshot::Sender<()>>,
     scheme: &'static str,
 }
 
@@ -143,13 +146,15 @@ impl Server {
             in_flight: Arc::default(),
             most_in_flight: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
+            befallen: AtomicUsize::new(0),
             meeting: Mutex::default(),
         });
         let listener = runtime().block_on(TcpListener::bind("127.0.0.1:0")).expect("a free port");
         let address = listener.local_addr().expect("bound");
         let scheme = if tls.is_some() { "https" } else { "http" };
-        let accepting = runtime().spawn(accept(listener, tls, Arc::clone(&shared)));
-        Self { address, shared, accepting, scheme }
+        let (hang_up, hung_up) = mpsc::unbounded_channel();
+        let accepting = runtime().spawn(accept(listener, tls, Arc::clone(&shared), hung_up));
+        Self { address, shared, accepting, hang_up, scheme }
     }
 
     /// `http://127.0.0.1:port` and the path, which starts with a slash.
@@ -212,6 +217,18 @@ impl Server {
         self.shared.log.lock().expect("no panic").len()
     }
 
+    /// Resets every connection that there is, whatever is under way on it.
+    pub(crate) fn hang_up(&self) {
+        let (done, ended) = oneshot::channel();
+        self.hang_up.send(done).expect("the server listens");
+        runtime().block_on(ended).expect("the server listens");
+    }
+
+    /// How many requests a fault has befallen so far.
+    pub(crate) fn befallen(&self) -> usize {
+        self.shared.befallen.load(Ordering::SeqCst)
+    }
+
     /// How many connections there were so far.
     pub(crate) fn connections(&self) -> usize {
         self.shared.connections.load(Ordering::SeqCst)
@@ -231,15 +248,34 @@ impl Server {
 }
 
 /// Connections end with it: clients keep theirs as long as the process lives, and a site holds folders.
-async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Shared>) {
+async fn accept(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    shared: Arc<Shared>,
+    mut hung_up: mpsc::UnboundedReceiver<oneshot::Sender<()>>,
+) {
     let mut connections = JoinSet::new();
-    while let Ok((stream, _)) = listener.accept().await {
-        let (shared, tls) = (Arc::clone(&shared), tls.clone());
+    let mut switches: Vec<ResetSwitch> = Vec::new();
+    loop {
+        let stream = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(_) => break,
+            },
+            Some(done) = hung_up.recv() => {
+                switches.drain(..).for_each(|switch| switch.on());
+                connections.shutdown().await;
+                // Nobody waits any more where the test has failed.
+                let _ = done.send(());
+                continue;
+            }
+        };
+        let (shared, tls, reset) = (Arc::clone(&shared), tls.clone(), ResetSwitch::default());
         shared.connections.fetch_add(1, Ordering::SeqCst);
+        switches.push(reset.clone());
         while connections.try_join_next().is_some() {}
         connections.spawn(async move {
             stream.set_nodelay(true).expect("a socket");
-            let reset = ResetSwitch::default();
             let socket = Socket::new(stream, reset.clone());
             match tls {
                 // A client that refuses the certificate ends the handshake.
@@ -286,7 +322,10 @@ impl Shared {
             rules.iter().find(|rule| (rule.when)(&record)).map(|rule| rule.fault.clone())
         };
         let reply = match fault {
-            Some(fault) => fault.befall(request, &*self.site, reset).await?,
+            Some(fault) => {
+                self.befallen.fetch_add(1, Ordering::SeqCst);
+                fault.befall(request, &*self.site, reset).await?
+            }
             None => self.site.reply(request).await,
         };
         let len = reply.headers().get(http::header::CONTENT_LENGTH);

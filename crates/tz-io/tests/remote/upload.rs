@@ -98,7 +98,7 @@ impl Upload {
 /// Options under which a stalled server is given up soon.
 pub(crate) fn impatient_signed(server: &Server) -> RemoteOptions {
     let mut options = signed(server);
-    options.stall_timeout = impatient().stall_timeout;
+    (options.stall_timeout, options.retries) = (impatient().stall_timeout, impatient().retries);
     options
 }
 

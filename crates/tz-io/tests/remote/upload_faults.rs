@@ -3,7 +3,6 @@
 
 use std::io::{self, ErrorKind};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Duration;
 
 use tz_io::{Cancel, IoError, TensorSource};
 
@@ -69,7 +68,8 @@ fn what_nobody_answers_is_sent_again() {
         upload.server.fault(first(is_it), Fault::Silence);
         upload.write(&tensors(&LENS)).expect("written");
         upload.check_done(&LENS);
-        assert_eq!(upload.count(is_it), 2);
+        // A slow machine adds stalls of its own: the timeout is short.
+        assert!(upload.count(is_it) >= 2);
     }
 }
 
@@ -228,13 +228,15 @@ fn a_cancelled_upload_leaves_nothing() {
 
 #[test]
 fn a_cancelled_upload_does_not_wait_for_a_server_that_is_silent() {
-    let upload = Upload::with(|server| {
-        let mut options = signed(server);
-        options.stall_timeout = Duration::from_millis(500);
-        options
-    });
+    let upload = Upload::new();
     upload.server.fault(|record| part(record).is_some(), Fault::Silence);
     cancelled(&upload);
+    // Whoever waits for the server sends every part again and again.
+    let mut parts: Vec<_> = upload.server.log().iter().filter_map(part).collect();
+    let sent = parts.len();
+    parts.sort_unstable();
+    parts.dedup();
+    assert_eq!(parts.len(), sent, "no part was tried again");
 }
 
 #[test]

@@ -1,8 +1,7 @@
 //! Transfers that break off, lie, or never begin: the error, and what is left in the cache.
 
-use std::net::TcpListener;
-
 use tempfile::tempdir;
+use tokio::net::TcpSocket;
 use tz_model::hub::{Damage, HubError, Snapshot, resolve};
 
 use crate::server::{Fault, Server};
@@ -113,8 +112,10 @@ fn a_hub_that_is_not_there() {
     let cache = tempdir().unwrap();
     let server = Server::new(usual());
     let mut options = options(cache.path(), &server);
-    // A port that was free a moment ago.
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // Bound, so that nobody else gets the port, and not listening.
+    let bound = TcpSocket::new_v4().unwrap();
+    bound.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let closed = bound.local_addr().unwrap();
     options.endpoint = Some(format!("http://user:secret@{closed}"));
     let error = resolve(ID, &options).unwrap_err();
     let told = error.to_string();

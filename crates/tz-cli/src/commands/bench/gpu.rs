@@ -89,7 +89,7 @@ fn one(
     let loaded = loader.load(file, &job.selection, &job.read)?;
     let seconds = start.elapsed().as_secs_f64();
     let (peak, facts) = (process::peak_bytes(), gpu.facts(loaded.stats()));
-    let phases = device_phases(open, loaded.stats());
+    let phases = device_phases(open, None, loaded.stats());
     drop(loaded);
     let again = loader.load(file, &job.selection, &job.read)?;
     let seconds_ring_pinned = again.stats().wall.as_secs_f64();

@@ -22,7 +22,7 @@ pub(super) fn run(args: &Args, ordinal: u32, session: &Session) -> Result<Loadin
     let file = source.tensors("--device")?;
     source.require_unlocked()?;
     let selected = source.select(&job.selection)?;
-    let open = start.elapsed();
+    let open = start.elapsed().saturating_sub(gpu.opening);
     let bar = session.bar("loading", source.rows(&selected).map(|row| row.byte_len).sum());
     let tensors = loader.load(file, &job.selection, &job.read)?;
     let seconds = start.elapsed().as_secs_f64();
@@ -36,7 +36,7 @@ pub(super) fn run(args: &Args, ordinal: u32, session: &Session) -> Result<Loadin
         bytes_per_second: rate(bytes, seconds),
         peak_host_bytes: process::peak_bytes(),
         device: args.device.to_string(),
-        phases: device_phases(open, tensors.stats()),
+        phases: device_phases(open, Some(gpu.opening), tensors.stats()),
         streamed: false,
         verified: job.read.verify,
         readers: source.readers(&job),

@@ -37,6 +37,7 @@ pub(super) fn run(args: &Args, session: &Session) -> Result<AdapterFacts, Failur
             let adapter = Adapter::open(dir)?;
             let refusals = adapter.refusals(&rules);
             let location = adapter.weights().display().to_string();
+            session.access.refuse_plain(&location)?;
             Ok(facts(location, "plain", adapter.config(), adapter.tensors(), &refusals))
         }
         _ => {

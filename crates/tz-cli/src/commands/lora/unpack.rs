@@ -5,7 +5,6 @@ use std::time::Instant;
 use tz_lora::{Adapter, PACKED_FILE, PackedAdapter};
 
 use super::{WriteArgs, files, folder, shown, usage};
-use crate::access::Plain;
 use crate::args::{EffortArgs, FilterArgs, VerifyArgs};
 use crate::error::Failure;
 use crate::folders::NewFolders;
@@ -47,12 +46,13 @@ pub(super) fn run(args: &Args, session: &Session) -> Result<AdapterWritten, Fail
         && Adapter::is_at(dir)
         && !dir.join(PACKED_FILE).exists()
     {
+        session.access.refuse_plain(&args.source)?;
         let words = format!("{}: the adapter is not packed: PEFT reads it as it is", args.source);
         return Err(Failure::usage(words)
             .at(&args.source)
             .hint("`tz-cli lora pack DIR DEST` packs it"));
     }
-    let adapter = PackedAdapter::open(&source, &session.access.open(Plain::Refuse)?)?;
+    let adapter = PackedAdapter::open(&source, &session.access.open()?)?;
     let read = session.job(&FilterArgs::default(), &args.effort, Some(args.verify))?.read;
     let options = args.write.options(session, &args.effort)?;
     let bytes = adapter.tensors().iter().map(|tensor| tensor.byte_len).sum();

@@ -3,11 +3,10 @@
 use std::path::Path;
 use std::time::Instant;
 
-use tz_io::{Location, Selection, TensorFile};
+use tz_io::{Selection, TensorFile};
 use tz_model::{ArtifactDir, MANIFEST_NAME, Manifest, Wrong};
 
 use super::Args;
-use crate::access::Plain;
 use crate::error::Failure;
 use crate::job::Session;
 use crate::report::{DirectoryVerification, Verification};
@@ -31,12 +30,17 @@ pub(super) fn run(
         return Err(Failure::usage("--filter: a directory is verified whole")
             .hint("name one of its .tensors files to verify some tensors"));
     }
-    let open = session.access.open(Plain::Accept)?;
+    let open = session.access.open_any()?;
     let manifest = Manifest::read(dir, &open.remote)?.ok_or_else(|| {
         let missing = std::io::ErrorKind::NotFound.into();
         Failure::io(&format!("{dir}/{MANIFEST_NAME}"), "open", &missing)
             .hint("only directories that `tz-cli vllm serialize` made can be verified whole")
     })?;
+    let weights = || manifest.files.iter().filter(|file| file.path.ends_with(".tensors"));
+    // A key is for all of them, whatever a manifest says that may have been replaced with the files.
+    if weights().next().is_none() {
+        session.access.refuse_plain(&dir.to_string())?;
+    }
     let job = session.job(&args.filter, &args.effort, None)?;
     let total = manifest.files.iter().map(|file| file.bytes).sum();
     let bar = session.bar("comparing", total);
@@ -47,17 +51,27 @@ pub(super) fn run(
     let is_gone = |path: &str| {
         check.faults.iter().any(|fault| fault.path == path && fault.wrong == Wrong::Missing)
     };
-    for listed in manifest.files.iter().filter(|file| file.path.ends_with(".tensors")) {
+    for listed in weights() {
         if is_gone(&listed.path) {
             continue;
         }
+        // A file that is known to be damaged may be so damaged that it cannot be opened or read.
+        let is_damaged = check.faults.iter().any(|fault| fault.path == listed.path);
         let location = dir.join(&listed.path)?;
-        let verified = verify(&location, session, args);
-        match verified {
-            Ok(Some(verification)) => tensors.push(verification),
-            Ok(None) => locked.push(location.to_string()),
-            // A file that is known to be damaged may be so damaged that it cannot be opened.
-            Err(_) if check.faults.iter().any(|fault| fault.path == listed.path) => {}
+        let file = match TensorFile::open_with(&location, &open) {
+            Ok(file) => file,
+            Err(_) if is_damaged => continue,
+            Err(error) => return Err(error.into()),
+        };
+        if !file.is_encrypted() {
+            session.access.refuse_plain(&location.to_string())?;
+        } else if open.secrets.is_empty() {
+            locked.push(location.to_string());
+            continue;
+        }
+        match verify(file, session, args) {
+            Ok(verification) => tensors.push(verification),
+            Err(_) if is_damaged => {}
             Err(failure) => return Err(failure),
         }
     }
@@ -74,19 +88,10 @@ pub(super) fn run(
     })
 }
 
-/// The tensors of one file; `None` where it is encrypted and no key was given.
-fn verify(
-    location: &Location,
-    session: &Session,
-    args: &Args,
-) -> Result<Option<Verification>, Failure> {
-    let options = session.access.open(Plain::Accept)?;
-    let front = TensorFile::open_with(location, &session.access.open_front()?)?;
-    if front.is_encrypted() && options.secrets.is_empty() {
-        return Ok(None);
-    }
-    let source = Source::Tensors(TensorFile::open_with(location, &options)?.into());
+/// The tensors of one file.
+fn verify(file: TensorFile, session: &Session, args: &Args) -> Result<Verification, Failure> {
+    let source = Source::Tensors(file.into());
     let mut job = source.scan(session.job(&args.filter, &args.effort, None)?);
     job.selection = Selection::all();
-    super::tensors(&source, &job, session).map(Some)
+    super::tensors(&source, &job, session)
 }

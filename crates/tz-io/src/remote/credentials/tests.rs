@@ -155,8 +155,47 @@ fn anonymous_takes_no_keys_and_asks_nobody() {
 }
 
 #[test]
+fn empty_credentials_count_as_unset_in_every_place() {
+    let empty = || Some(String::new());
+    let nothing = S3Options {
+        access_key_id: empty(),
+        secret_access_key: empty(),
+        session_token: empty(),
+        endpoint: empty(),
+        region: empty(),
+        ..S3Options::default()
+    };
+    let all = everywhere().with("AWS_SESSION_TOKEN", "");
+    let aws = all.check(&nothing, "AWS_* environment variables", Some("aws"));
+    assert_eq!(aws.keys.unwrap().token, None);
+    assert_eq!(aws.endpoint.unwrap().as_str(), "http://aws.example/");
+    assert_eq!(aws.region, "aws-region");
+    let all = all.with("AWS_SECRET_ACCESS_KEY", "").with("AWS_ENDPOINT_URL", "");
+    let s3 = all.check(&nothing, "S3_* environment variables", Some("s3"));
+    assert_eq!(s3.endpoint.unwrap().as_str(), "http://s3.example/");
+    let all = all.with("S3_ACCESS_KEY_ID", "");
+    all.check(&nothing, "the AWS profile", Some("profile"));
+    let profile = "[default]\naws_access_key_id =\naws_secret_access_key = secret\n";
+    let all = all.file(".aws/credentials", profile);
+    all.check(&nothing, "~/.s3cfg", Some("home"));
+    // The other file of the profile is asked for what is empty in the first.
+    let all = all.file(".aws/config", "[default]\naws_access_key_id = config\nregion =\n");
+    let config = all.check(&nothing, "the AWS profile", Some("config"));
+    assert_eq!(config.region, "aws-region");
+    let all =
+        all.file(".aws/config", "").file(".s3cfg", "[default]\naccess_key =\nsecret_key = s\n");
+    all.check(&nothing, "web identity", None);
+    all.with("AWS_ROLE_ARN", "").check(&nothing, "anonymous", None);
+}
+
+#[test]
 fn half_a_pair_is_refused() {
-    for (id, secret) in [(Some("id"), None), (None, Some("secret"))] {
+    for (id, secret) in [
+        (Some("id"), None),
+        (None, Some("secret")),
+        (Some("id"), Some("")),
+        (Some(""), Some("secret")),
+    ] {
         let options = S3Options {
             access_key_id: id.map(str::to_owned),
             secret_access_key: secret.map(str::to_owned),

@@ -12,9 +12,10 @@ use s3s::host::SingleDomain;
 use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s_fs::FileSystem;
 use tempfile::TempDir;
+use tokio::sync::RwLock;
 
 use super::fault::{adopt, plain};
-use super::{ReplyFuture, Site};
+use super::{Reply, ReplyFuture, Site};
 
 pub(crate) const ACCESS_KEY_ID: &str = "AKIDEXAMPLE";
 pub(crate) const SECRET_ACCESS_KEY: &str = "canary-secret-access-key";
@@ -27,6 +28,8 @@ pub(crate) struct S3 {
     folder: Arc<TempDir>,
     /// Key of every upload that was ever started, by its id.
     uploads: Arc<Mutex<BTreeMap<String, String>>>,
+    /// Held by parts on their way together, by what ends an upload alone: as in a store, none overtakes the other.
+    parts: Arc<RwLock<()>>,
 }
 
 impl S3 {
@@ -50,7 +53,8 @@ impl S3 {
         if let Some(domain) = domain {
             builder.set_host(SingleDomain::new(domain).expect("a domain"));
         }
-        Self { service: builder.build(), folder, uploads: Arc::default() }
+        let (uploads, parts) = (Arc::default(), Arc::default());
+        Self { service: builder.build(), folder, uploads, parts }
     }
 
     /// Where the object is kept; it exists once it is visible.
@@ -80,33 +84,47 @@ fn is_leftover(name: &str) -> bool {
 impl Site for S3 {
     fn reply(&self, request: Request<Incoming>) -> ReplyFuture {
         let this = self.clone();
-        Box::pin(async move {
-            let (method, uri) = (request.method().clone(), request.uri().clone());
-            let query = uri.query().unwrap_or_default().as_bytes();
-            let query: BTreeMap<_, _> = url::form_urlencoded::parse(query).collect();
-            let is_about_uploads = query.contains_key("uploads");
-            let reply = this.service.call(request.map(s3s::Body::from)).await;
-            let Ok(reply) = reply else { return plain(500, "s3s-fs failed") };
-            let (head, body) = reply.into_parts();
-            match (method, is_about_uploads, head.status.as_u16()) {
-                (Method::POST, true, 200) => {
-                    let text = adopt(body).collect().await.expect("a body").to_bytes();
-                    this.note_upload(uri.path(), std::str::from_utf8(&text).expect("UTF-8"));
-                    plain(200, text)
-                }
-                // The signature has passed by the time the operation turns out to be missing.
-                (Method::GET, true, 501) => plain(200, this.listing(&query["prefix"])),
-                // `s3s-fs` says that it is not allowed.
-                (_, _, 403) if query.get("uploadId").is_some_and(|id| !this.is_open(id)) => {
-                    plain(404, "<Error><Code>NoSuchUpload</Code></Error>")
-                }
-                _ => Response::from_parts(head, adopt(body)),
-            }
-        })
+        // What has arrived is done to its end, whether anybody still waits for the answer or not.
+        let answer = tokio::spawn(async move { this.answer(request).await });
+        Box::pin(async move { answer.await.expect("no panic") })
     }
 }
 
 impl S3 {
+    async fn answer(&self, request: Request<Incoming>) -> Reply {
+        let (method, uri) = (request.method().clone(), request.uri().clone());
+        let query = uri.query().unwrap_or_default().as_bytes();
+        let query: BTreeMap<_, _> = url::form_urlencoded::parse(query).collect();
+        let is_about_uploads = query.contains_key("uploads");
+        let (mut _together, mut _alone) = (None, None);
+        match method {
+            Method::PUT if query.contains_key("uploadId") => {
+                _together = Some(self.parts.read().await);
+            }
+            Method::POST | Method::DELETE if query.contains_key("uploadId") => {
+                _alone = Some(self.parts.write().await);
+            }
+            _ => {}
+        }
+        let reply = self.service.call(request.map(s3s::Body::from)).await;
+        let Ok(reply) = reply else { return plain(500, "s3s-fs failed") };
+        let (head, body) = reply.into_parts();
+        match (method, is_about_uploads, head.status.as_u16()) {
+            (Method::POST, true, 200) => {
+                let text = adopt(body).collect().await.expect("a body").to_bytes();
+                self.note_upload(uri.path(), std::str::from_utf8(&text).expect("UTF-8"));
+                plain(200, text)
+            }
+            // The signature has passed by the time the operation turns out to be missing.
+            (Method::GET, true, 501) => plain(200, self.listing(&query["prefix"])),
+            // `s3s-fs` says that it is not allowed.
+            (_, _, 403) if query.get("uploadId").is_some_and(|id| !self.is_open(id)) => {
+                plain(404, "<Error><Code>NoSuchUpload</Code></Error>")
+            }
+            _ => Response::from_parts(head, adopt(body)),
+        }
+    }
+
     fn note_upload(&self, path: &str, reply: &str) {
         let (_, rest) = reply.split_once("<UploadId>").expect("an upload");
         let (id, _) = rest.split_once("</UploadId>").expect("an id");
