@@ -273,3 +273,21 @@ fn a_load_onto_a_gpu_can_be_interrupted() {
         wait.stops(Signal::TERM);
     }
 }
+
+#[cfg(feature = "cuda")]
+#[test]
+fn a_driver_that_does_not_return_can_be_interrupted() {
+    const HOUR: u32 = 3_600_000;
+    for function in ["cuInit", "cuMemcpyHtoDAsync_v2"] {
+        let driver = tz_cuda_shim::testing::FakeDriver::new().slow(function, HOUR);
+        let (folder, own) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::write(folder.path().join("small.tensors"), &*SMALL).unwrap();
+        let load = ["deserialize", "small.tensors", "--device", "cuda:0"];
+        let mut command = with_keys(folder.path(), &load);
+        command.envs(driver.install(own.path()));
+        let mut wait = Wait::start(folder, &mut command);
+        let maps = format!("/proc/{}/maps", wait.child.id());
+        wait.until(|_| std::fs::read_to_string(&maps).is_ok_and(|maps| maps.contains("libfake")));
+        wait.stops(Signal::TERM);
+    }
+}
