@@ -47,7 +47,7 @@ def read_entry(r, versioned):
 
 
 def read_front(data):
-    """Index entries, key slots, where the metadata MAC stands, length of the header, bytes that a rewrap changes."""
+    """Index entries, key slots, position of the metadata MAC, length of the header, bytes that a rewrap changes."""
     r = Reader(data)
     check(r.take(5) == b"|TZR|" and r.int(4) in (4, 5), "malformed: magic or version")
     flags, _ = r.int(32), r.take(16)

@@ -1,4 +1,4 @@
-//! `cargo xtask gpu-test`: builds everything that a GPU machine without Rust needs, packed as one file that fits beside
+//! `cargo xtask gpu-test`: builds everything that a GPU machine without Rust needs, packed as one file that travels with
 //! the checkout, and says how to run it there. With `--run` it runs it here.
 
 use std::ffi::{OsStr, OsString};
@@ -246,7 +246,7 @@ fn run_fake(packed: &Path) -> Result<()> {
     compiler.args(["-shared", "-fPIC", "-O1", "-pthread", "-o"]).arg(&driver);
     compiler.arg(workspace::root().join("crates/tz-cuda-shim/src/testing/fake_driver.c"));
     succeeded(&mut compiler)?;
-    // Device and pinned memory for the model of the short form and for everything that is measured beside it.
+    // Device and pinned memory for the model of the short form and for everything that is measured with it.
     let bytes = (4_u64 << 30).to_string();
     run_here(
         packed,

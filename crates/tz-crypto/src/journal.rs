@@ -1,5 +1,5 @@
 //! The journal of a rewrap, which follows the terminator of a sealed file while its header is written. Owns its wire
-//! form ([`Journal`]), the place where it stands ([`JournalPlace`]), what a reader accepts there ([`Tail`]), and what
+//! form ([`Journal`]), its place in the file ([`JournalPlace`]), what a reader accepts there ([`Tail`]), and what
 //! became of a rewrap that was interrupted ([`Outcome`]).
 
 use std::ops::Range;
@@ -19,7 +19,7 @@ const HEAD_LEN: usize = 32;
 /// Length of the BLAKE3 hash that ends a journal.
 const HASH_LEN: usize = 32;
 
-/// Where the journal of a sealed file stands, and which bytes of the header a rewrap changes.
+/// Where the journal of a sealed file is, and which bytes of the header a rewrap changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JournalPlace {
     file_len: u64,
@@ -197,13 +197,13 @@ impl Journal {
         head
     }
 
-    /// Length of the file up to its terminator: where the journal stands.
+    /// Length of the file up to its terminator: where the journal begins.
     #[must_use]
     pub fn file_len(&self) -> u64 {
         self.place.file_len
     }
 
-    /// Where the bytes that change stand in the file.
+    /// Where in the file the bytes that change are.
     #[must_use]
     pub fn offset(&self) -> u64 {
         self.place.changed.start

@@ -6,7 +6,7 @@
 //!
 //! A reader first asks the engine for completed buffers, then takes the one that came back last, whose bytes may still
 //! be in a cache; a buffer that nobody has used yet comes after all others. Where there is none, one of the waiting
-//! readers goes on asking. Nobody else has to run for it to make progress, so a ring of a single buffer finishes too.
+//! readers keeps asking. Nobody else has to run for it to make progress, so a ring of a single buffer finishes too.
 //!
 //! A load is promised a number of buffers, and starts that many readers, which may wait for each other (a reader of
 //! encrypted data needs the header that another one has in hand). So the promise is kept where the device pins less

@@ -124,8 +124,8 @@ pub(crate) fn read(source: &dyn RangeRead, range: Range<u64>) -> Result<Vec<u8>,
     Ok(bytes)
 }
 
-/// The journal at the end of a file whose header cannot be decoded, and the header's bytes. Only a whole one says by
-/// itself where it stands.
+/// The journal at the end of a file whose header cannot be decoded, and the header's bytes. Only a whole one states
+/// its own position.
 pub(crate) fn find_journal(
     source: &dyn RangeRead,
     limits: &Limits,

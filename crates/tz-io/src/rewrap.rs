@@ -153,7 +153,7 @@ impl Found {
         Ok(Self { name, len, header, front: Some(front), ending, journal })
     }
 
-    /// Decides what the file is to be, by its journal and by one that the last version of this program kept beside it.
+    /// Decides what the file is to be, by its journal and by one that the last version of this program kept next to it.
     /// Nothing is written yet.
     fn recover(
         &self,

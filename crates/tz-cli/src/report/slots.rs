@@ -39,7 +39,7 @@ impl Slot {
         })
     }
 
-    /// The slots of a sealed file, as they stand in its header: nobody has vouched for them.
+    /// The slots of a sealed file as its header lists them. They are not authenticated.
     pub(crate) fn list(front: &Front) -> Result<Vec<Self>, CryptoError> {
         let slots = key_slots(front)?.into_iter().enumerate().map(|(number, slot)| Self {
             number,

@@ -1,4 +1,4 @@
-//! `rewrap` at the command line: who opens a sealed file, before and after, and beside others who change it.
+//! `rewrap` at the command line: who opens a sealed file, before and after, also while other processes change it.
 
 mod interrupted;
 mod neighbours;

@@ -103,7 +103,7 @@ fn a_journal_reads_back_and_no_byte_of_it_may_differ() {
         assert_eq!(Journal::read(&other, &place), None, "byte {at}");
         assert_eq!(Journal::read(&bytes[..at], &place), None, "cut at {at}");
     }
-    // It says itself where it stands, for a header that says nothing any more.
+    // It states its own position, for a header that cannot be decoded.
     let whole = [&*file, &bytes].concat();
     for start in [0, 100, file.len()] {
         assert_eq!(Journal::find(&whole[start..], start as u64), Some(journal.clone()));
@@ -140,7 +140,7 @@ fn e19_what_is_on_the_disk_decides_whether_a_rewrap_happened() {
         }
     }
     assert!(torn > 100, "{torn}");
-    // Whatever stands there, as long as it is where the journal says.
+    // Whatever bytes are there, as long as they are where the journal says.
     let mut lost = old.to_vec();
     let start = usize::try_from(journal.offset()).unwrap();
     lost[start..].fill(0x55);

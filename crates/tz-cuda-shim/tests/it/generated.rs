@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-/// Functions beside those that `cust` calls: pinning flags, registration, queries, peers and sharing, and what a load
+/// Functions that `cust` does not call: pinning flags, registration, queries, peers and sharing, and what a load
 /// into memory of others needs: rows with a pitch, their stream's context, captures.
 const EXTRA: &[&str] = &[
     "cuCtxEnablePeerAccess",

@@ -28,7 +28,7 @@ const SOURCE: usize = 256 << 20;
 const READ: usize = 2 << 20;
 
 /// The time that one allocation of pinned memory takes, and giving it back; with a file, also of locking memory that we
-/// allocated: that of its first large tensor, which stands on huge pages.
+/// allocated: that of its first large tensor, which is on huge pages.
 pub(crate) fn pinning(device: &CudaDevice, job: &Job) -> Result<(), Box<dyn Error>> {
     for mib in [2, 16, 64] {
         let (mut pin, mut unpin) = (Vec::new(), Vec::new());

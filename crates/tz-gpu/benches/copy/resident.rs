@@ -12,7 +12,7 @@ pub(crate) struct Growth {
 }
 
 impl Growth {
-    /// Growth beside the ring. Negative where the ring was resident before; nothing is rounded up to zero, so a
+    /// Growth without the ring. Negative where the ring was resident before; nothing is rounded up to zero, so a
     /// growth as large as the ring is not hidden by it.
     pub(crate) fn without_ring(self) -> i64 {
         let ring = if self.ring_counts { self.ring } else { 0 };

@@ -1,7 +1,7 @@
 //! The driver's calls, checked. The only file that names `cust::sys` functions; everything above it is sound to call.
 //!
 //! Calls that work on a device take a [`Bound`], the proof that it is current. Functions that take addresses are
-//! `unsafe` here and wrapped by the owners of those addresses in the files beside.
+//! `unsafe` here and wrapped by the owners of those addresses in the other files of this folder.
 #![allow(unsafe_code, reason = "C functions of the CUDA driver")]
 
 use std::ffi::c_void;

@@ -53,7 +53,7 @@ pub(crate) struct S3Object {
     counters: Arc<Counters>,
 }
 
-/// What must stand at the object's place when it is made visible.
+/// What must be at the object's place when it becomes visible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Condition<'a> {
     /// Anything.

@@ -37,7 +37,7 @@ pub(crate) fn has_proxy() -> bool {
     PROXIES.iter().any(named)
 }
 
-/// A client that reuses connections, trusts `ca_bundle` beside the system's certificates and honours `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`.
+/// A client that reuses connections, trusts `ca_bundle` in addition to the system's certificates and honours `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`.
 pub(crate) fn http_client(options: &RemoteOptions, name: &str) -> Result<reqwest::Client, IoError> {
     let built = match &options.ca_bundle {
         Some(path) => {

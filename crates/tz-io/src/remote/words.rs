@@ -22,7 +22,7 @@ const MAX_SHOWN: usize = 200;
 /// Elements that repeat a key, which may hold any character and is only compared.
 const KEYS: [&str; 4] = ["Key", "Location", "Prefix", "KeyMarker"];
 
-/// Whether `text` may stand in a header or, percent-encoded, in a query.
+/// Whether `text` may be used in a header or, percent-encoded, in a query.
 pub(crate) fn is_word(text: &str) -> bool {
     !text.is_empty() && text.len() <= MAX_WORD && is_printable(text)
 }
@@ -31,7 +31,7 @@ fn is_printable(text: &str) -> bool {
     text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
 }
 
-/// Whether `text` may stand in the path of an address as it is: a role, an account.
+/// Whether `text` may be used in the path of an address as it is: a role, an account.
 fn is_segment(text: &str) -> bool {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"+=,.@_-".contains(&byte);
     is_word(text) && text.bytes().all(fits) && !matches!(text, "." | "..")
@@ -139,7 +139,7 @@ pub(crate) fn element<'a>(xml: &'a str, name: &str) -> Option<&'a str> {
     Some(rest.split_once(&format!("</{name}>"))?.0)
 }
 
-/// The same, if it may stand in a header or an address.
+/// The same, if it may be used in a header or an address.
 pub(crate) fn word_of(xml: &str, name: &str) -> Option<String> {
     element(xml, name).map(unescaped).filter(|text| is_word(text))
 }

@@ -20,7 +20,7 @@ pub(super) struct OldJournal {
     pub(super) journal: Journal,
 }
 
-/// The journal that stands next to `path`, if one of the length of `header` does.
+/// The journal next to `path`, if there is one of the length of `header`.
 pub(super) fn find(path: &Path, header: &[u8], options: &HowToOpen) -> Option<OldJournal> {
     let name = path.file_name()?.to_string_lossy();
     let path = path.with_file_name(format!(".{name}.front.bak"));

@@ -280,7 +280,7 @@ fn what_was_put_counts_where_its_tag_is_told() {
     }
 }
 
-/// A copy from there fails, and what stands at its destination stays.
+/// A copy from there fails, and the file at its destination stays.
 #[track_caller]
 fn check_kept(url: &str) {
     let folder = tempfile::tempdir().expect("a folder");

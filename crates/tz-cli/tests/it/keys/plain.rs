@@ -135,7 +135,7 @@ fn encryption_that_a_flipped_bit_hides_is_not_encrypted_again() {
 #[test]
 fn a_plain_file_in_the_place_of_an_encrypted_one_is_refused() {
     let keys = Keys::new();
-    // A checkpoint is told by its first bytes, so it may stand under any name.
+    // A checkpoint is recognised by its first bytes, so it may have any name.
     let model = "demo/model.safetensors";
     fs::copy(keys.path().join(model), keys.path().join("disguised.tensors")).unwrap();
     for file in ["disguised.tensors", "demo"] {

@@ -90,7 +90,7 @@ fn a_file_that_ends_in_a_journal_opens_with_a_warning_and_stays_as_it_is() {
         warns(&ran);
         assert_eq!(ran.json()["ends_in_journal"], true);
         assert!(!keys.tz(&format!("verify s.tensors -q --keyfile {key}")).stderr.contains("WARN"));
-        // Without a key, too, and with no word of the file but what stands there.
+        // Also without a key, and with nothing printed but what the file holds.
         for line in ["rewrap s.tensors", "inspect s.tensors"] {
             warns(&keys.tz(line).exits(0));
         }

@@ -57,7 +57,7 @@ impl Remote<'_> {
             len: about.len,
         };
         let mut wait = FIRST_WAIT;
-        // Each try goes on where the one before ended.
+        // Each try resumes where the one before ended.
         for left in (0..=self.hub.options.retries()).rev() {
             match self.go_on(name, &mut part).await {
                 Ok(()) => break,
