@@ -4,13 +4,15 @@ use std::io;
 use std::sync::{Mutex, PoisonError};
 
 use tz_format::Element;
-use tz_io::{BufferPool as _, Cancel, HeapPool, HostTensor, HostTensors, PooledBuffer, ReadStats};
+use tz_io::{
+    BufferPool as _, Cancel, Counter, HeapPool, HostTensor, HostTensors, PooledBuffer, ReadStats,
+};
 
 use crate::convert::Conversion;
 use crate::error::Failure;
 use crate::job::Job;
 use crate::parallel;
-use crate::source::{Clock, Row, Source};
+use crate::source::{Row, Source};
 
 /// Alignment of every tensor in memory: a cache line, and enough for any vector unit.
 const ALIGNMENT: u64 = 64;
@@ -187,7 +189,7 @@ impl Memory {
         job: &Job,
     ) -> Result<ReadStats, Failure> {
         let (firsts, slots) = self.slots();
-        let clock = Clock::default();
+        let clock = Counter::default();
         parallel::for_each(slots.len(), job.threads, &job.read.cancel, |i| {
             let at = firsts.partition_point(|&first| first <= i) - 1;
             let (Some(&tensor), Some(slot), Some(first)) =
@@ -205,7 +207,7 @@ impl Memory {
         stats.requests = slots.len() as u64;
         stats.bytes_fetched = source.rows(tensors).map(|row| row.byte_len).sum();
         stats.bytes_delivered = stats.bytes_fetched;
-        stats.fetch = clock.total();
+        stats.fetch = clock.duration();
         Ok(stats)
     }
 }

@@ -22,8 +22,6 @@ use crate::job::{Job, Session};
 use crate::parallel;
 use crate::stdin::Stdin;
 
-pub(crate) use staging::Clock;
-
 /// What ids of Hugging Face begin with.
 const HUB: &str = "hf://";
 /// Bytes read at a time where tensors are walked front to back: what stays in cache between read and use.

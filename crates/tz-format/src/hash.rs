@@ -55,9 +55,15 @@ impl TensorHash {
     pub fn to_hex(&self) -> String {
         match self {
             Self::Crc32(value) => format!("{value:08x}"),
-            Self::Sha256(value) => value.iter().map(|byte| format!("{byte:02x}")).collect(),
+            Self::Sha256(value) => hex(value),
         }
     }
+}
+
+/// Lower-case hexadecimal of `bytes`.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// `u16 length, u8 count, count × (u8 type, u8 length, value)`; returns the ranges of the values.

@@ -62,7 +62,7 @@ pub use dtype::{ByteOrder, Dtype, Element};
 pub use error::{Fault, FormatError, Malformed, Unwritable};
 pub use extension::{Digest, Extension};
 pub use file_header::FileHeader;
-pub use hash::{HashKind, TensorHash};
+pub use hash::{HashKind, TensorHash, hex};
 pub use index::{TensorEntry, TensorKind};
 pub use layout::{Layout, LayoutOptions, TensorSpec};
 pub use limits::Limits;

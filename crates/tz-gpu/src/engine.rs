@@ -14,10 +14,12 @@ use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use tz_io::Counter;
+
 use crate::device::Device;
 use crate::error::DeviceError;
 use crate::schedule::Copy;
-use crate::stats::{CopyStats, Sum};
+use crate::stats::CopyStats;
 
 /// Where finished buffers come back from; what a ring asks when it has none left.
 pub(crate) trait Reap: Send + Sync + fmt::Debug {
@@ -43,11 +45,11 @@ pub struct CopyEngine<D: Device, B> {
 
 #[derive(Debug, Default)]
 struct Counters {
-    bytes: Sum,
-    copies: Sum,
-    buffers: Sum,
-    submit: Sum,
-    drain: Sum,
+    bytes: Counter,
+    copies: Counter,
+    buffers: Counter,
+    submit: Counter,
+    drain: Counter,
 }
 
 /// A stream and the buffers on it, oldest first.

@@ -11,8 +11,8 @@ use std::time::Instant;
 
 use tz_format::{Element, TensorEntry};
 use tz_io::{
-    BufferPool, Cancel, Consumer, Part, PartKind, Piece, PlanOptions, PooledBuffer, ReadOptions,
-    Selection, TensorFile,
+    BufferPool, Cancel, Consumer, Counter, Part, PartKind, Piece, PlanOptions, PooledBuffer,
+    ReadOptions, Selection, TensorFile,
 };
 
 use crate::convert::Conversion;
@@ -21,7 +21,7 @@ use crate::engine::CopyEngine;
 use crate::error::GpuError;
 use crate::pinned_pool::PinnedPool;
 use crate::schedule::{Copy, Input, Layout, PADDING, Place, Placement, Ring, Staging};
-use crate::stats::{CopyStats, LoadStats, Sum};
+use crate::stats::{CopyStats, LoadStats};
 use crate::tensor::{DeviceTensor, DeviceTensors, Home};
 
 /// Pinned memory where the caller sets no limit: two buffers of 4 MiB for each of 16 readers, one to fill and one on the
@@ -87,7 +87,7 @@ pub struct GpuLoader<D: Device> {
     engine: Arc<CopyEngine<D, PooledBuffer>>,
     device: D,
     options: GpuOptions,
-    convert_time: Sum,
+    convert_time: Counter,
 }
 
 impl<D: Device> GpuLoader<D> {
@@ -108,7 +108,7 @@ impl<D: Device> GpuLoader<D> {
         let ring = Ring::within(limit, buffer_len, slack, GRANULE).ok_or(too_small)?;
         let engine = Arc::new(CopyEngine::new(device.clone(), options.streams)?);
         let pool = PinnedPool::new(device.clone(), ring, Arc::<CopyEngine<D, _>>::clone(&engine));
-        Ok(Self { pool, engine, device, options, convert_time: Sum::default() })
+        Ok(Self { pool, engine, device, options, convert_time: Counter::default() })
     }
 
     /// The device that this loader loads onto.

@@ -19,13 +19,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tz_io::{BufferMemory, BufferPool, Cancel, PooledBuffer};
+use tz_io::{BufferMemory, BufferPool, Cancel, Counter, PooledBuffer};
 
 use crate::device::Device;
 use crate::engine::Reap;
 use crate::error::DeviceError;
 use crate::schedule::Ring;
-use crate::stats::{CopyStats, Stalls, Sum};
+use crate::stats::{CopyStats, Stalls};
 
 /// How long a reader waits before it looks at the events again: a small part of the time that one buffer of some MiB
 /// takes over the bus, and long enough to cost no core.
@@ -58,10 +58,10 @@ struct Shared {
     changed: Condvar,
     /// Signalled when more buffers are wanted, and when the pool goes away.
     wanted: Condvar,
-    pin_time: Sum,
-    pinning_stalls: Sum,
-    copy_stalls: Sum,
-    reader_stalls: Sum,
+    pin_time: Counter,
+    pinning_stalls: Counter,
+    copy_stalls: Counter,
+    reader_stalls: Counter,
 }
 
 #[derive(Debug)]
@@ -146,10 +146,10 @@ impl PinnedPool {
             state: Mutex::new(state),
             changed: Condvar::new(),
             wanted: Condvar::new(),
-            pin_time: Sum::default(),
-            pinning_stalls: Sum::default(),
-            copy_stalls: Sum::default(),
-            reader_stalls: Sum::default(),
+            pin_time: Counter::default(),
+            pinning_stalls: Counter::default(),
+            copy_stalls: Counter::default(),
+            reader_stalls: Counter::default(),
         });
         let (pinning, pinned_by) = (Arc::clone(&shared), device.clone());
         let thread = std::thread::Builder::new().name("tz-pin".to_owned());

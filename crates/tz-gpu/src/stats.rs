@@ -1,7 +1,6 @@
 //! Counters that every load onto a device returns. Owns [`CopyStats`] and [`Stalls`].
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tz_io::ReadStats;
 
@@ -55,35 +54,4 @@ pub struct LoadStats {
     pub copy: CopyStats,
     /// From start to end, as a clock on the wall shows it.
     pub wall: Duration,
-}
-
-/// Nanoseconds or items that several threads add up.
-#[derive(Debug, Default)]
-pub(crate) struct Sum(AtomicU64);
-
-impl Sum {
-    pub(crate) fn add(&self, value: u64) {
-        self.0.fetch_add(value, Ordering::Relaxed);
-    }
-
-    pub(crate) fn add_since(&self, start: Instant) {
-        self.add(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
-    }
-
-    /// Runs `work` and adds the time it takes.
-    pub(crate) fn time<T>(&self, work: impl FnOnce() -> T) -> T {
-        let start = Instant::now();
-        let result = work();
-        self.add_since(start);
-        result
-    }
-
-    /// The sum, which starts again at zero.
-    pub(crate) fn take(&self) -> u64 {
-        self.0.swap(0, Ordering::Relaxed)
-    }
-
-    pub(crate) fn take_duration(&self) -> Duration {
-        Duration::from_nanos(self.take())
-    }
 }

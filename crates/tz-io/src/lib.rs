@@ -85,7 +85,7 @@ pub use remote::{Addressing, RemoteLocation, RemoteOptions, S3Options, unfinishe
 pub use rewrap::{EarlierRewrap, Rewrapped, rewrap};
 pub use scan::{Algorithm, Digester, Visitor};
 pub use source::{LocalFile, RangeRead, SourceCounters, StreamSource};
-pub use stats::{ReadStats, WriteStats};
+pub use stats::{Counter, ReadStats, WriteStats};
 pub use stream::{Consumer, Piece};
 /// What [`OpenOptions::secrets`] are made of.
 pub use tz_crypto::{Key, Passphrase, Secret};

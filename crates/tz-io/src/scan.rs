@@ -78,9 +78,7 @@ impl Digester {
     pub fn to_hex(self) -> String {
         match self {
             Self::Blake3(hasher) => hasher.finalize().to_hex().to_string(),
-            Self::Sha256(hasher) => {
-                hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
-            }
+            Self::Sha256(hasher) => tz_format::hex(&hasher.finalize()),
             Self::Crc32(hasher) => format!("{:08x}", hasher.finalize()),
         }
     }

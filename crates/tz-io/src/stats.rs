@@ -61,28 +61,50 @@ pub struct WriteStats {
     pub file_digest: Option<[u8; 32]>,
 }
 
-/// A counter that several threads add to.
+/// Items or nanoseconds that several threads add up.
 #[derive(Debug, Default)]
-pub(crate) struct Counter(AtomicU64);
+pub struct Counter(AtomicU64);
 
 impl Counter {
-    pub(crate) fn add(&self, value: u64) {
+    /// Adds `value`.
+    pub fn add(&self, value: u64) {
         self.0.fetch_add(value, Ordering::Relaxed);
     }
 
-    pub(crate) fn value(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+    /// Adds the nanoseconds since `start`.
+    pub fn add_since(&self, start: Instant) {
+        self.add(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
     }
 
     /// Runs `work` and adds its nanoseconds.
-    pub(crate) fn time<T>(&self, work: impl FnOnce() -> T) -> T {
+    pub fn time<T>(&self, work: impl FnOnce() -> T) -> T {
         let start = Instant::now();
         let result = work();
-        self.add(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        self.add_since(start);
         result
     }
 
-    pub(crate) fn duration(&self) -> Duration {
+    /// The sum.
+    #[must_use]
+    pub fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// The sum, as nanoseconds.
+    #[must_use]
+    pub fn duration(&self) -> Duration {
         Duration::from_nanos(self.value())
+    }
+
+    /// The sum, which starts again at zero.
+    #[must_use]
+    pub fn take(&self) -> u64 {
+        self.0.swap(0, Ordering::Relaxed)
+    }
+
+    /// The same, as nanoseconds.
+    #[must_use]
+    pub fn take_duration(&self) -> Duration {
+        Duration::from_nanos(self.take())
     }
 }

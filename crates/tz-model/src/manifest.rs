@@ -100,7 +100,7 @@ pub struct Blake3(pub [u8; 32]);
 
 impl fmt::Display for Blake3 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&tz_format::hex(&self.0))
     }
 }
 

@@ -149,8 +149,7 @@ fn hashes(
     let mut hashes = BTreeMap::new();
     let digests = file.front().extension.blake3.as_ref();
     if let Some(digest) = digests.and_then(|digests| digests.get(tensor)) {
-        let hex = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        hashes.insert("blake3", hex);
+        hashes.insert("blake3", tz_format::hex(digest));
     }
     if headers {
         for hash in file.header(tensor)?.hashes {

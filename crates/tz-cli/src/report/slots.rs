@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use tz_crypto::{CryptoError, key_slots};
-use tz_format::{Front, KeyDerivation};
+use tz_format::{Front, KeyDerivation, hex};
 use tz_io::{IoError, TensorFile};
 
 /// `rewrap`: who can open the file now.
@@ -48,7 +48,7 @@ impl Slot {
                 2 => "passphrase",
                 _ => "unknown",
             },
-            key_id: slot.key_id.map(|id| id.iter().map(|byte| format!("{byte:02x}")).collect()),
+            key_id: slot.key_id.map(|id| hex(&id)),
             key_derivation: slot.key_derivation.as_ref().map(KdfFacts::from),
         });
         Ok(slots.collect())

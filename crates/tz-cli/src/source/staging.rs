@@ -1,10 +1,8 @@
 //! Tensors streamed piece by piece through memory of a fixed size. Owns [`Staging`]: how that memory is cut.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
-use tz_io::{BufferPool as _, HeapPool, Piece, ReadStats};
+use tz_io::{BufferPool as _, Counter, HeapPool, Piece, ReadStats};
 
 use super::Source;
 use crate::error::Failure;
@@ -113,7 +111,7 @@ impl Source {
             pieces.extend(starts.map(|at| (tensor, at, (len - at).min(piece_len))));
         }
         let pool = staging.pool(self.location())?;
-        let (fetch, consume, bytes) = (Clock::default(), Clock::default(), AtomicU64::new(0));
+        let [fetch, consume, bytes] = std::array::from_fn(|_| Counter::default());
         parallel::for_each(pieces.len(), staging.buffers, &job.read.cancel, |i| {
             let (Some(&(tensor, at, len)), Some(mut buffer)) =
                 (pieces.get(i), pool.acquire(&job.read.cancel))
@@ -124,14 +122,14 @@ impl Source {
             let piece = piece.unwrap_or_default();
             let failed = |error| self.failed(tensor, error);
             fetch.time(|| self.read_at(tensor, at, piece)).map_err(failed)?;
-            bytes.fetch_add(len, Ordering::Relaxed);
+            bytes.add(len);
             consume.time(|| sink(tensor, at, piece)).map_err(failed)
         })?;
         let mut stats = ReadStats::default();
         stats.requests = pieces.len() as u64;
-        stats.bytes_fetched = bytes.load(Ordering::Relaxed);
+        stats.bytes_fetched = bytes.value();
         stats.bytes_delivered = stats.bytes_fetched;
-        (stats.fetch, stats.consume) = (fetch.total(), consume.total());
+        (stats.fetch, stats.consume) = (fetch.duration(), consume.duration());
         Ok(stats)
     }
 
@@ -139,24 +137,6 @@ impl Source {
     pub(crate) fn failed(&self, tensor: usize, source: io::Error) -> Failure {
         let tensor = self.row(tensor).map_or_else(String::new, |row| row.path.to_string());
         tz_io::IoError::Tensor { tensor, source }.into()
-    }
-}
-
-/// Time that several threads add up.
-#[derive(Debug, Default)]
-pub(crate) struct Clock(AtomicU64);
-
-impl Clock {
-    pub(crate) fn time<T>(&self, work: impl FnOnce() -> T) -> T {
-        let start = Instant::now();
-        let result = work();
-        let nanos = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        self.0.fetch_add(nanos, Ordering::Relaxed);
-        result
-    }
-
-    pub(crate) fn total(&self) -> Duration {
-        Duration::from_nanos(self.0.load(Ordering::Relaxed))
     }
 }
 

@@ -241,7 +241,7 @@ fn random_suffix() -> Result<String, Failure> {
     if let Some(variant) = bytes.get_mut(8) {
         *variant = *variant & 0x3f | 0x80;
     }
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(tz_format::hex(&bytes))
 }
 
 /// vLLM puts the rank into the URI by Python's `%`, which fails on any other `%` in it.

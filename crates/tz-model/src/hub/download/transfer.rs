@@ -5,6 +5,7 @@ use std::path::Path;
 
 use reqwest::{Client, Method, StatusCode};
 use sha2::{Digest as _, Sha256};
+use tz_format::hex;
 use tz_io::TemporaryFile;
 use tz_io::wire::check_range;
 
@@ -134,14 +135,4 @@ struct Part {
     digest: Sha256,
     done: u64,
     len: u64,
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
