@@ -15,6 +15,7 @@ use tz_io::{Addressing, Cancel, IoError, OpenOptions, PlainFiles, RemoteOptions}
 use crate::args::duration;
 use crate::config::Config;
 use crate::error::Failure;
+pub(crate) use secrets::refuse_uri;
 use secrets::{PASSPHRASE_VARIABLE, SecretFiles};
 
 /// Where keys and credentials are.
@@ -108,7 +109,7 @@ pub(crate) struct AccessArgs {
         hide_short_help = true
     )]
     ca_bundle: Option<PathBuf>,
-    /// Time without progress before a request is broken off and sent again, for example 10s [default: 30s]
+    /// Time without progress before a request is cancelled and sent again, for example 10s; a number alone is seconds [default: 30s]
     #[arg(
         long,
         global = true,
@@ -120,7 +121,7 @@ pub(crate) struct AccessArgs {
         hide_short_help = true
     )]
     stall_timeout: Option<Duration>,
-    /// Times that a failed request is sent again; progress restores them [default: 8]
+    /// Times that a failed request is sent again; the count restarts when bytes arrive [default: 8]
     #[arg(
         long,
         global = true,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
+use crate::access::refuse_uri;
 use crate::args;
 use crate::error::Failure;
 
@@ -42,6 +43,7 @@ pub(crate) struct Config {
 
 impl Config {
     pub(crate) fn load(path: &Path) -> Result<Self, Failure> {
+        refuse_uri("the settings file", path)?;
         let location = path.display().to_string();
         let text = std::fs::read_to_string(path)
             .map_err(|error| Failure::io(&location, "read the settings", &error))?;

@@ -159,11 +159,15 @@ fn crypto_exit(error: &CryptoError) -> (Exit, &'static str) {
         ),
         (_, CryptoError::Interrupted(_)) => (
             Exit::Key,
-            "check the key; `tz-cli rewrap` with a key and a change recovers the header",
+            "check the key; `tz-cli rewrap` with a key and a change recovers the header, if the journal is whole",
         ),
         (_, CryptoError::NotSealed { .. }) => {
             (Exit::Usage, "`tz-cli decrypt` and `tz-cli encrypt` give such a file another key")
         }
+        (_, CryptoError::FileLength { .. } | CryptoError::FrontAltered) => {
+            (Exit::Key, "the file was changed after it was encrypted: fetch it again")
+        }
+        (_, CryptoError::LastSlot) => (Exit::Usage, "add another key or passphrase first"),
         (ErrorClass::Key, _) => (Exit::Key, KEY_HINT),
         (ErrorClass::Malformed, _) => (Exit::Malformed, DAMAGED),
         (ErrorClass::System, _) => (Exit::Io, "free some memory, and try again"),

@@ -98,7 +98,10 @@ impl Access {
 
     /// Reads a key of exactly 32 bytes from a path or URI.
     pub(crate) fn key(&self, place: &str) -> Result<Key, Failure> {
-        let (bytes, is_whole) = match Location::parse(place)? {
+        let location = Location::parse(place)?;
+        // As it may be printed: a URI can hold a password, a token or a signature.
+        let place = &location.to_string();
+        let (bytes, is_whole) = match location {
             Location::File(path) if path.as_os_str().is_empty() => {
                 return Err(no_name("the key file"));
             }
@@ -135,6 +138,7 @@ impl Access {
 
     /// Reads a passphrase from a file.
     pub(crate) fn passphrase_of(&self, path: &Path) -> Result<Passphrase, Failure> {
+        refuse_uri("a passphrase file", path)?;
         let bytes = self.read_secret(path, "the passphrase")?;
         if bytes.len() > MAX_SECRET_LEN {
             let path = path.display().to_string();
@@ -181,6 +185,20 @@ impl Access {
     }
 }
 
+/// Refuses a URI where only a path of this machine is taken, without printing what may be secret in it.
+pub(crate) fn refuse_uri(what: &str, path: &Path) -> Result<(), Failure> {
+    match path.to_str().map(Location::parse) {
+        Some(Ok(location @ Location::Remote(_))) => {
+            let location = location.to_string();
+            let failure =
+                Failure::usage(format!("{location}: {what} is on this machine, not on a server"));
+            Err(failure.at(location).hint("give a path"))
+        }
+        Some(Err(error)) => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
 /// The error for a file that is not encrypted although a key was given for it.
 fn not_encrypted(location: &str) -> IoError {
     let (location, source) = (location.to_owned(), CryptoError::NotEncrypted);
@@ -214,5 +232,6 @@ fn empty_passphrase(path: &Path) -> Failure {
 }
 
 fn no_name(what: &str) -> Failure {
-    Failure::usage(format!("the name of {what} is empty")).hint(EMPTY_HINT)
+    Failure::usage(format!("the name of {what} is empty"))
+        .hint("name the file, or leave the setting out")
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use tz_crypto::Key;
 use tz_io::{Leftover, TemporaryFile, folder_of, sync_folder};
 
+use crate::access::refuse_uri;
 use crate::error::Failure;
 use crate::report::Done;
 
@@ -28,6 +29,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<Done, Failure> {
+    refuse_uri("a new key", &args.file)?;
     write(&args.file)?;
     let path = args.file.display().to_string();
     Ok(Done {

@@ -4,6 +4,7 @@
 mod empty;
 mod plain;
 mod table;
+mod uris;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

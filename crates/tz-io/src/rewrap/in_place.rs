@@ -86,7 +86,8 @@ impl<'a> Locked<'a> {
                 .put(journal.offset(), journal.old_part(), "write the header of")
                 .and_then(|()| self.shorten(journal.file_len()));
         })?;
-        self.shorten(journal.file_len())
+        let removed = self.file.set_len(journal.file_len()).and_then(|()| self.file.sync_all());
+        removed.map_err(IoError::io(self.name, "the change took effect, but its journal stays"))
     }
 
     /// Writes the journal, its magic first: [`tz_crypto::Tail`] knows it by that. A magic on two sectors takes two

@@ -26,7 +26,7 @@ pub(super) enum KeyPlan {
     /// Nothing is encrypted.
     Plain,
     /// The key at this place.
-    Reuse(String, Key),
+    Reuse(Location, Key),
     /// A key that is yet to be made.
     Make { path: PathBuf, replace: bool },
 }
@@ -54,9 +54,11 @@ impl KeyArgs {
             return Ok(KeyPlan::Plain);
         };
         if self.reuse_key {
-            return Ok(KeyPlan::Reuse(place.to_owned(), access.key(place)?));
+            return Ok(KeyPlan::Reuse(Location::parse(place)?, access.key(place)?));
         }
-        let Location::File(path) = Location::parse(place)? else {
+        let location = Location::parse(place)?;
+        let Location::File(path) = location else {
+            let place = location.to_string();
             return Err(Failure::usage(format!("{place}: a new key is written to this machine"))
                 .at(place)
                 .hint("--reuse-key takes a key that is there; `tz-cli keygen FILE` makes one"));
@@ -75,10 +77,8 @@ impl KeyPlan {
     pub(super) fn local(&self) -> Option<PathBuf> {
         match self {
             Self::Plain => None,
-            Self::Reuse(place, _) => match Location::parse(place) {
-                Ok(Location::File(path)) => Some(path),
-                _ => None,
-            },
+            Self::Reuse(Location::File(path), _) => Some(path.clone()),
+            Self::Reuse(..) => None,
             Self::Make { path, .. } => Some(path.clone()),
         }
     }
@@ -86,7 +86,7 @@ impl KeyPlan {
     /// Where vLLM finds the key: an absolute path, or a URI.
     pub(super) fn shown(&self) -> Option<String> {
         match (self, self.local()) {
-            (Self::Reuse(place, _), None) => Some(place.clone()),
+            (Self::Reuse(location, _), None) => Some(location.to_string()),
             (_, path) => {
                 let absolute = |path: PathBuf| std::path::absolute(&path).unwrap_or(path);
                 path.map(|path| absolute(path).display().to_string())
