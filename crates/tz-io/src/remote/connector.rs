@@ -22,8 +22,9 @@ use url::Url;
 use super::bounded::{MAX_ANSWER, Unread, read, reason};
 use super::options::RemoteOptions;
 use super::prospect::{Prospect, Reach, prospect};
+use super::target::StoreKind;
 use super::transport::{CONNECT_TIMEOUT, Last, bare_client, has_proxy, http_client};
-use super::words::{self, Use, content_length, digits};
+use super::words::{self, Use, answered, content_length, digits, is_error};
 use crate::error::IoError;
 
 /// Stall timeouts that a request gets: a part of an upload may take long on a slow link.
@@ -34,16 +35,21 @@ const PATIENCE: u32 = 4;
 pub(crate) struct Connector {
     options: RemoteOptions,
     name: String,
+    kind: StoreKind,
 }
 
 impl Connector {
-    /// For requests about the object of this name.
-    pub(crate) fn new(options: &RemoteOptions, name: &str) -> Result<Self, IoError> {
+    /// For requests about the object of this name in a store of this kind.
+    pub(crate) fn new(
+        options: &RemoteOptions,
+        name: &str,
+        kind: StoreKind,
+    ) -> Result<Self, IoError> {
         if options.ca_bundle.is_some() {
             // What is wrong with it shows now.
             http_client(options, name)?;
         }
-        Ok(Self { options: options.clone(), name: name.to_owned() })
+        Ok(Self { options: options.clone(), name: name.to_owned(), kind })
     }
 }
 
@@ -55,6 +61,7 @@ impl HttpConnector for Connector {
         let guard = Guard {
             options: self.options.clone(),
             name: self.name.clone(),
+            kind: self.kind,
             tls_only: told(ClientConfigKey::AllowHttp).as_deref() == Some("false"),
             connect_timeout: seconds.map_or(CONNECT_TIMEOUT, Duration::from_secs),
             reach: Reach::default(),
@@ -70,6 +77,7 @@ impl HttpConnector for Connector {
 struct Guard {
     options: RemoteOptions,
     name: String,
+    kind: StoreKind,
     tls_only: bool,
     connect_timeout: Duration,
     reach: Reach,
@@ -99,6 +107,7 @@ impl Guard {
             return Err(refused("the service must be asked over TLS"));
         }
         let is_get = request.method() == Method::GET;
+        let is_put = request.method() == Method::PUT;
         let range = request.headers().get(header::RANGE).filter(|_| is_get);
         let asked = range.and_then(|range| range_len(range.to_str().ok()?));
         let goes_to = if is_get { Use::Address } else { Use::Header };
@@ -124,6 +133,11 @@ impl Guard {
                 Unread::Broken(error) => error,
             },
         )?;
+        let text = String::from_utf8_lossy(&bytes);
+        if is_put && (head.status != self.kind.put() || is_error(&text)) {
+            let why = answered(&head.status.to_string(), &text);
+            return Err(refused(format!("{why}, which is not the answer to this request")));
+        }
         if asked.is_none() {
             bytes = words::checked(&bytes, goes_to).map_err(refused)?.to_vec();
         }

@@ -280,6 +280,26 @@ fn what_was_put_counts_where_its_tag_is_told() {
     }
 }
 
+#[test]
+fn what_was_put_counts_where_the_status_says_so() {
+    const TAG: &[(&str, &str)] = &[("etag", "\"e\"")];
+    const DENIED: &str = "<?xml version=\"1.0\"?>\n<Error><Code>AccessDenied</Code></Error>";
+    let is_put = |record: &Record| record.method == Method::PUT;
+    for lens in [&[1000][..], &LENS] {
+        let statuses = [201, 202, 203, 204, 206].map(|status| (status, ""));
+        for (status, text) in statuses.into_iter().chain([(200, DENIED), (200, "<Error><Co")]) {
+            let upload = Upload::new();
+            upload.server.fault(is_put, Fault::Status(status, TAG, text));
+            let error = upload.write(&tensors(lens)).expect_err("nothing says that it is done");
+            assert!(error.to_string().contains("not the answer to this"), "{status} {error}");
+            assert_eq!(error.to_string().contains("AccessDenied"), text == DENIED, "{error}");
+        }
+    }
+    let upload = Upload::new();
+    upload.server.fault(is_put, Fault::Status(200, TAG, ""));
+    upload.write(&tensors(&[1000])).expect("it says that it is done");
+}
+
 /// A copy from there fails, and the file at its destination stays.
 #[track_caller]
 fn check_kept(url: &str) {
