@@ -370,6 +370,15 @@ fn only_the_range_that_was_asked_for_counts() {
         let head = format!("HTTP/1.1 206 Partial Content\r\n{head}\r\nconnection: close");
         check_kept(&Raw::new(format!("{head}\r\n\r\n{}", text.repeat(10))).url("/model.tensors"));
     }
+    // The last byte belongs to no range.
+    for body in [
+        "transfer-encoding: chunked\r\n\r\na\r\n0123456789\r\n1\r\nx\r\n0\r\n\r\n",
+        "\r\n0123456789x",
+    ] {
+        let head =
+            "HTTP/1.1 206 Partial Content\r\nconnection: close\r\ncontent-range: bytes 0-9/10";
+        check_kept(&Raw::new(format!("{head}\r\n{body}")).url("/model.tensors"));
+    }
     let good = "content-length: 10\r\ncontent-range: bytes 0-9/10";
     let server = Raw::new(format!("HTTP/1.1 206 Partial Content\r\n{good}\r\n\r\n{text}"));
     let source = location(&server.url("/any")).open(&options()).expect("all of it");
