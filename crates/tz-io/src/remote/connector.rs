@@ -22,9 +22,10 @@ use url::Url;
 use super::bounded::{MAX_ANSWER, Unread, read, reason};
 use super::options::RemoteOptions;
 use super::prospect::{Prospect, Reach, prospect};
+use super::retry::Failure;
 use super::target::StoreKind;
 use super::transport::{CONNECT_TIMEOUT, Last, bare_client, has_proxy, http_client};
-use super::words::{self, Use, answered, content_length, digits, is_error};
+use super::words::{self, Use, answered, content_length, digits, entity_tag, is_error};
 use crate::error::IoError;
 
 /// Stall timeouts that a request gets: a part of an upload may take long on a slow link.
@@ -119,7 +120,9 @@ impl Guard {
         let answer = sent.map_err(|error| self.judged(error))?;
         self.reach.is_lost(Prospect::Good);
         let (head, mut body) = answer.into_parts();
-        content_length(&head.headers).map_err(|odd| refused(odd.into_io().to_string()))?;
+        let odd = |odd: Failure| refused(odd.into_io().to_string());
+        content_length(&head.headers).map_err(odd)?;
+        entity_tag(&head.headers).map_err(odd)?;
         if !head.status.is_success() {
             return Ok(HttpResponse::from_parts(head, reason(&mut body).await.into()));
         }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use http::{HeaderMap, StatusCode, header};
 
 use super::retry::{Failure, refusal};
-use super::words::{content_length, digits, field};
+use super::words::{content_length, digits, entity_tag, field};
 
 /// What tells one version of an object from the next.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,14 +15,10 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    fn of(headers: &HeaderMap) -> Self {
-        let text = |name| {
-            headers
-                .get(name)
-                .and_then(|value: &http::HeaderValue| value.to_str().ok())
-                .map(str::to_owned)
-        };
-        Self { etag: text(header::ETAG), last_modified: text(header::LAST_MODIFIED) }
+    fn of(headers: &HeaderMap) -> Result<Self, Failure> {
+        let date = headers.get(header::LAST_MODIFIED).and_then(|date| date.to_str().ok());
+        let etag = entity_tag(headers)?.map(str::to_owned);
+        Ok(Self { etag, last_modified: date.map(str::to_owned) })
     }
 
     /// A weak tag never satisfies `If-Match`, so only a strong one is sent; both are compared.
@@ -58,7 +54,6 @@ pub(crate) fn checked(
     range: Option<&Range<u64>>,
     identity: Option<&Identity>,
 ) -> Result<Checked, Failure> {
-    let now = Identity::of(headers);
     let (total, ranged) = match (status, range) {
         (StatusCode::PARTIAL_CONTENT, Some(range)) => (placed(headers, range)?, true),
         (StatusCode::OK, _) => (content_length(headers)?, false),
@@ -72,6 +67,7 @@ pub(crate) fn checked(
         }
         _ => return Err(refusal(status, headers, identity.is_some())),
     };
+    let now = Identity::of(headers)?;
     if identity.is_some_and(|identity| identity.differs(&now)) {
         return Err(Failure::changed());
     }

@@ -25,7 +25,7 @@ use super::prospect::judged;
 use super::retry::{Failure, Retries, retry_after};
 use super::target::StoreKind;
 use super::transport::http_client;
-use super::words::{answered, element, is_document, is_error, is_word, word_of};
+use super::words::{answered, element, entity_tag, is_document, is_error, word_of};
 use crate::error::IoError;
 use crate::options::Cancel;
 
@@ -159,9 +159,9 @@ impl S3Object {
         let query = [("partNumber", &*number), ("uploadId", id)];
         let answer =
             self.send(Ask { query: &query, body, ..self.ask(Method::PUT, UPLOADING) }).await?;
-        let tag = answer.headers.get(header::ETAG).and_then(|tag| tag.to_str().ok());
+        let tag = entity_tag(&answer.headers).ok().flatten();
         let is_done = answer.status == StoreKind::S3.put() && !is_error(&answer.text);
-        match tag.filter(|tag| is_word(tag)) {
+        match tag {
             Some(tag) if is_done => Ok(tag.to_owned()),
             _ => Err(self.refused(&answer, UPLOADING)),
         }

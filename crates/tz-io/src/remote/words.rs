@@ -64,6 +64,14 @@ pub(crate) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Failure
     text.map(|text| digits(text).ok_or_else(odd)).transpose()
 }
 
+/// The entity tag that a head states. It becomes a header of later requests.
+pub(crate) fn entity_tag(headers: &HeaderMap) -> Result<Option<&str>, Failure> {
+    match field(headers, &header::ETAG)?.filter(|tag| !tag.is_empty()) {
+        Some(tag) if !is_word(tag) => Err(Failure::permanent("an answer with an odd etag")),
+        tag => Ok(tag),
+    }
+}
+
 /// Where the answer to a request of `object_store` goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Use {

@@ -269,9 +269,13 @@ fn what_was_put_counts_where_its_tag_is_told() {
     let is_put = |record: &Record| record.method == Method::PUT;
     for lens in [&[1000][..], &LENS] {
         // Taken, and not told; or not even taken.
-        for fault in
-            [Fault::without("etag"), Fault::Status(200, &[], ""), Fault::Status(204, &[], "")]
-        {
+        for fault in [
+            Fault::without("etag"),
+            Fault::header("etag", ""),
+            Fault::header("etag", format!("\"{}\"", "e".repeat(8 << 10)).leak()),
+            Fault::Status(200, &[], ""),
+            Fault::Status(204, &[], ""),
+        ] {
             let upload = Upload::new();
             upload.server.fault(is_put, fault);
             let written = upload.write(&tensors(lens));
@@ -332,6 +336,24 @@ fn a_refused_range_does_not_make_an_object_empty() {
         let server = Raw::new(format!("HTTP/1.1 416 Range Not Satisfiable\r\n{head}\r\n\r\n"));
         check_kept(&server.url("/model.tensors"));
         assert!(server.requests() > 0, "{head}");
+    }
+}
+
+#[test]
+fn an_entity_tag_is_a_word() {
+    let body = "content-length: 10\r\ncontent-range: bytes 0-9/10\r\n\r\n0123456789";
+    let long = format!("etag: \"{}\"", "e".repeat(8 << 10));
+    for tags in [&*long, "etag: \"\u{e9}\"", "etag: \"a\"\r\netag: \"b\""] {
+        let head = format!("HTTP/1.1 206 Partial Content\r\nconnection: close\r\n{tags}");
+        let server = Raw::new(format!("{head}\r\n{body}"));
+        check_kept(&server.url("/model.tensors"));
+        assert!(server.requests() > 0, "{tags}");
+    }
+    for tags in [format!("etag: \"{}\"", "e".repeat((8 << 10) - 2)), "etag: ".to_owned()] {
+        let head = format!("HTTP/1.1 206 Partial Content\r\nconnection: close\r\n{tags}");
+        let server = Raw::new(format!("{head}\r\n{body}"));
+        let source = location(&server.url("/any")).open(&options()).expect("a tag, or none");
+        assert_eq!(source.len(), Some(10));
     }
 }
 

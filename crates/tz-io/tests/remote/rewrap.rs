@@ -176,6 +176,20 @@ fn a_header_with_the_tag_of_another_version_is_not_rewritten() {
 }
 
 #[test]
+fn a_tag_that_is_longer_than_a_word_is_refused() {
+    let file = sealed(LENS[0]);
+    for method in [Method::HEAD, Method::GET] {
+        let stand = Stand::with(&file);
+        let long = format!("\"{}\"", "e".repeat(8 << 10)).leak();
+        stand.server.fault(move |record| record.method == method, Fault::header("etag", long));
+        let error = stand.rewrap(&[1]).expect_err("refused");
+        assert!(matches!(error, IoError::Io { .. }), "{error}");
+        assert!(error.to_string().contains("odd etag"), "{error}");
+        assert!(stand.object() == file);
+    }
+}
+
+#[test]
 fn a_header_that_comes_in_part_is_not_rewritten() {
     for len in LENS {
         let file = sealed(len);
