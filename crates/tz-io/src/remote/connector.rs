@@ -20,6 +20,7 @@ use tokio::time::timeout;
 use url::Url;
 
 use super::bounded::{MAX_ANSWER, Unread, read, reason};
+use super::head::unencoded;
 use super::options::RemoteOptions;
 use super::prospect::{Prospect, Reach, prospect};
 use super::retry::Failure;
@@ -128,6 +129,9 @@ impl Guard {
         }
         let is_data = head.status == StatusCode::PARTIAL_CONTENT;
         let asked = asked.filter(|_| is_data);
+        if is_data {
+            unencoded(&head.headers).map_err(odd)?;
+        }
         let most = asked.unwrap_or(MAX_ANSWER);
         let mut bytes = Vec::new();
         timeout(patience, read(&mut body, most, &mut bytes)).await.map_err(late)?.map_err(

@@ -56,7 +56,10 @@ pub(crate) fn checked(
 ) -> Result<Checked, Failure> {
     let (total, ranged) = match (status, range) {
         (StatusCode::PARTIAL_CONTENT, Some(range)) => (placed(headers, range)?, true),
-        (StatusCode::OK, _) => (content_length(headers)?, false),
+        (StatusCode::OK, _) => {
+            unencoded(headers)?;
+            (content_length(headers)?, false)
+        }
         // An empty object has no byte 0. Most servers say that it is empty, and for the others it is asked for whole.
         (StatusCode::RANGE_NOT_SATISFIABLE, Some(range)) if range.start == 0 => {
             match field(headers, &header::CONTENT_RANGE)? {
@@ -74,9 +77,19 @@ pub(crate) fn checked(
     Ok(Checked { identity: now, total, ranged })
 }
 
+/// Refuses data that was packed on the way, though nobody asked for that: the file has other bytes at other offsets.
+pub(crate) fn unencoded(headers: &HeaderMap) -> Result<(), Failure> {
+    let coding = field(headers, &header::CONTENT_ENCODING)?.unwrap_or_default();
+    match coding.is_empty() || coding.eq_ignore_ascii_case("identity") {
+        true => Ok(()),
+        false => Err(Failure::permanent("an answer with a Content-Encoding")),
+    }
+}
+
 /// Length of the object that a partial answer is of, if that is the range which was asked for: to its end, or to that
 /// of the object.
 pub(crate) fn placed(headers: &HeaderMap, range: &Range<u64>) -> Result<Option<u64>, Failure> {
+    unencoded(headers)?;
     let content_type = field(headers, &header::CONTENT_TYPE)?.unwrap_or_default();
     if content_type.to_ascii_lowercase().starts_with("multipart/byteranges") {
         return Err(Failure::permanent("the server answered several ranges"));

@@ -358,6 +358,31 @@ fn an_entity_tag_is_a_word() {
 }
 
 #[test]
+fn packed_data_is_refused() {
+    let ranged = "HTTP/1.1 206 Partial Content\r\ncontent-range: bytes 0-9/10";
+    for start in [ranged, "HTTP/1.1 200 OK"] {
+        let answer = |coding: &str| {
+            let head = format!("{start}\r\ncontent-length: 10\r\nconnection: close\r\n{coding}");
+            Raw::new(format!("{head}\r\n\r\n0123456789"))
+        };
+        for coding in ["gzip", "br", "identity, gzip", "identity\r\ncontent-encoding: zstd"] {
+            let server = answer(&format!("content-encoding: {coding}"));
+            check_kept(&server.url("/model.tensors"));
+            for direct in [true, false] {
+                let mut options = options();
+                options.direct = direct;
+                let opened = location(&server.url("/model.tensors")).open(&options);
+                assert!(matches!(opened, Err(IoError::Io { .. })), "{coding} {opened:?}");
+            }
+        }
+        for coding in ["identity", "Identity", ""] {
+            let server = answer(&format!("content-encoding: {coding}"));
+            location(&server.url("/any")).open(&options()).expect("not packed");
+        }
+    }
+}
+
+#[test]
 fn only_the_range_that_was_asked_for_counts() {
     let text = "0123456789";
     for head in [

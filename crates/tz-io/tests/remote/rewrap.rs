@@ -190,6 +190,17 @@ fn a_tag_that_is_longer_than_a_word_is_refused() {
 }
 
 #[test]
+fn a_header_that_comes_packed_is_refused() {
+    let file = sealed(LENS[0]);
+    let stand = Stand::with(&file);
+    let packed = Fault::header("content-encoding", "gzip");
+    stand.server.fault(|record| record.header("if-match").is_some(), packed);
+    let error = stand.rewrap(&[1]).expect_err("refused");
+    assert!(error.to_string().contains("an answer with a Content-Encoding"), "{error}");
+    assert!(stand.object() == file);
+}
+
+#[test]
 fn a_header_that_comes_in_part_is_not_rewritten() {
     for len in LENS {
         let file = sealed(len);
