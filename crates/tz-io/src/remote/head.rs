@@ -60,11 +60,12 @@ pub(crate) fn checked(
             unencoded(headers)?;
             (content_length(headers)?, false)
         }
-        // An empty object has no byte 0. Most servers say that it is empty, and for the others it is asked for whole.
+        // An empty object has no byte 0. A refusal alone makes it not that: it is asked for whole.
         (StatusCode::RANGE_NOT_SATISFIABLE, Some(range)) if range.start == 0 => {
             match field(headers, &header::CONTENT_RANGE)? {
-                Some("bytes */0") => (Some(0), true),
-                None if identity.is_none() => return Err(Failure::unsatisfiable()),
+                None | Some("bytes */0") if identity.is_none() => {
+                    return Err(Failure::unsatisfiable());
+                }
                 _ => return Err(refusal(status, headers, identity.is_some())),
             }
         }

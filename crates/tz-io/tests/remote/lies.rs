@@ -325,6 +325,8 @@ fn check_kept(url: &str) {
 fn a_refused_range_does_not_make_an_object_empty() {
     for head in [
         "content-length: 0",
+        "content-length: 0\r\ncontent-range: bytes */0",
+        "content-length: 0\r\ncontent-range: bytes */0\r\netag: \"e\"",
         "content-length: 0\r\ncontent-range: bytes */5",
         "content-length: 0\r\ncontent-range: bytes 0-0/0",
         "content-length: 0\r\ncontent-range: bytes */0\r\ncontent-range: bytes */5",
@@ -336,6 +338,30 @@ fn a_refused_range_does_not_make_an_object_empty() {
         let server = Raw::new(format!("HTTP/1.1 416 Range Not Satisfiable\r\n{head}\r\n\r\n"));
         check_kept(&server.url("/model.tensors"));
         assert!(server.requests() > 0, "{head}");
+    }
+}
+
+/// What the refusal says is held against the answer without a range.
+#[test]
+fn an_object_is_empty_where_the_whole_of_it_is() {
+    let refusal = Fault::Status(416, &[("content-range", "bytes */0")], "");
+    for direct in [true, false] {
+        let mut options = options();
+        options.direct = direct;
+        let folder = tempfile::tempdir().expect("a folder");
+        let to = folder.path().join("good.tensors");
+        for (bytes, is_empty) in [(file(&[1000]), false), (Vec::new(), true)] {
+            std::fs::write(&to, "good").expect("written");
+            let server = Server::new(Objects::default().with("/m", Object::new(bytes)));
+            server.fault(|record| record.range().is_some(), refusal.clone());
+            let destination = Location::File(to.clone());
+            let copied =
+                copy(&location(&server.url("/m")), &destination, &writing(options.clone()));
+            assert_eq!(copied.is_ok(), is_empty, "{copied:?}");
+            let expect: &[u8] = if is_empty { b"" } else { b"good" };
+            assert_eq!(std::fs::read(&to).expect("there"), expect);
+            assert_eq!(server.requests(), 2, "the range, and all of it");
+        }
     }
 }
 
