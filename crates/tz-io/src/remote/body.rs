@@ -18,20 +18,24 @@ pub(crate) struct LibraryBody {
     response: reqwest::Response,
     /// What came and was not wanted yet.
     ready: Bytes,
+    /// Bytes of the range that are still to come; nothing may follow them.
+    left: Option<u64>,
     /// For who reads it as a stream.
     patience: Patience,
     counters: Arc<Counters>,
 }
 
 impl LibraryBody {
+    /// The body of a range of `len` bytes, or of a whole object.
     pub(crate) fn new(
         response: reqwest::Response,
+        len: Option<u64>,
         patience: &Patience,
         counters: Arc<Counters>,
     ) -> Self {
         // The deadline is for the answer to a range, not for a stream.
         let patience = Patience { deadline: None, ..patience.clone() };
-        Self { response, ready: Bytes::new(), patience, counters }
+        Self { response, ready: Bytes::new(), left: len, patience, counters }
     }
 
     /// Copies the next `len` bytes to where `out` wants them.
@@ -49,6 +53,17 @@ impl LibraryBody {
             paced.inspect_err(|_| self.counters.stalls.add(1))?;
             left -= next.len() as u64;
             out.write(&next);
+        }
+        self.left = self.left.map(|left| left.saturating_sub(len));
+        if self.left == Some(0) { self.end().await } else { Ok(()) }
+    }
+
+    /// Waits for the end, which a body without a stated length puts off as it likes.
+    async fn end(&mut self) -> Result<(), Failure> {
+        while let Some(more) = self.next(1).await? {
+            if !more.is_empty() {
+                return Err(Failure::permanent("a body longer than its range"));
+            }
         }
         Ok(())
     }

@@ -285,7 +285,10 @@ impl Client {
         let (status, headers) = (response.status(), response.headers());
         let checked = checked(status, headers, range.as_ref(), identity)?;
         let counters = Arc::clone(&self.counters);
-        let body = LibraryBody::new(response, patience, counters);
+        let ranged = range.filter(|_| checked.ranged);
+        let end = |range: &Range<u64>| checked.total.unwrap_or(range.end).min(range.end);
+        let len = ranged.map(|range| end(&range).saturating_sub(range.start));
+        let body = LibraryBody::new(response, len, patience, counters);
         Ok(Answer::of(checked, Body::Library(body)))
     }
 }

@@ -19,6 +19,7 @@ use super::credentials::{ENVIRONMENT, told};
 use super::object::{Access, Signed, client_options, failed, retry};
 use super::options::RemoteOptions;
 use super::presigned::{COMPLETING, exists};
+use super::target::StoreKind;
 use super::transport::{cause, http_client};
 use super::words::answered;
 use crate::error::IoError;
@@ -62,7 +63,7 @@ pub(crate) fn google(bucket: &str, options: &RemoteOptions, name: &str) -> Resul
         builder = builder.with_config(key, value);
     }
     let builder = builder.with_client_options(client_options()).with_retry(retry(options));
-    let builder = builder.with_http_connector(Connector::new(options, name)?);
+    let builder = builder.with_http_connector(Connector::new(options, name, StoreKind::Gcs)?);
     let store = Arc::new(builder.build().map_err(failed(name, "set up access to"))?);
     Ok(Access { signer: Arc::clone(&store) as _, store, instead: None })
 }
@@ -80,7 +81,7 @@ pub(crate) fn azure(
         builder = builder.with_msi_endpoint(endpoint);
     }
     let builder = builder.with_client_options(client_options()).with_retry(retry(options));
-    let builder = builder.with_http_connector(Connector::new(options, name)?);
+    let builder = builder.with_http_connector(Connector::new(options, name, StoreKind::Azure)?);
     let build = |builder: MicrosoftAzureBuilder| {
         builder.build().map(Arc::new).map_err(failed(name, "set up access to"))
     };
@@ -142,8 +143,7 @@ pub(crate) async fn commit_new(
     })?;
     match status {
         StatusCode::CONFLICT | StatusCode::PRECONDITION_FAILED => Err(exists(name)),
-        // What Azure says of a blob that now is there.
-        StatusCode::CREATED => Ok(()),
+        status if status == StoreKind::Azure.put() => Ok(()),
         status => Err(network(answered(&status.to_string(), &text))),
     }
 }

@@ -20,10 +20,13 @@ use tokio::time::timeout;
 use url::Url;
 
 use super::bounded::{MAX_ANSWER, Unread, read, reason};
+use super::head::unencoded;
 use super::options::RemoteOptions;
 use super::prospect::{Prospect, Reach, prospect};
+use super::retry::Failure;
+use super::target::StoreKind;
 use super::transport::{CONNECT_TIMEOUT, Last, bare_client, has_proxy, http_client};
-use super::words::{self, Use, content_length, digits};
+use super::words::{self, Use, answered, content_length, digits, entity_tag, is_error};
 use crate::error::IoError;
 
 /// Stall timeouts that a request gets: a part of an upload may take long on a slow link.
@@ -34,16 +37,21 @@ const PATIENCE: u32 = 4;
 pub(crate) struct Connector {
     options: RemoteOptions,
     name: String,
+    kind: StoreKind,
 }
 
 impl Connector {
-    /// For requests about the object of this name.
-    pub(crate) fn new(options: &RemoteOptions, name: &str) -> Result<Self, IoError> {
+    /// For requests about the object of this name in a store of this kind.
+    pub(crate) fn new(
+        options: &RemoteOptions,
+        name: &str,
+        kind: StoreKind,
+    ) -> Result<Self, IoError> {
         if options.ca_bundle.is_some() {
             // What is wrong with it shows now.
             http_client(options, name)?;
         }
-        Ok(Self { options: options.clone(), name: name.to_owned() })
+        Ok(Self { options: options.clone(), name: name.to_owned(), kind })
     }
 }
 
@@ -55,6 +63,7 @@ impl HttpConnector for Connector {
         let guard = Guard {
             options: self.options.clone(),
             name: self.name.clone(),
+            kind: self.kind,
             tls_only: told(ClientConfigKey::AllowHttp).as_deref() == Some("false"),
             connect_timeout: seconds.map_or(CONNECT_TIMEOUT, Duration::from_secs),
             reach: Reach::default(),
@@ -70,6 +79,7 @@ impl HttpConnector for Connector {
 struct Guard {
     options: RemoteOptions,
     name: String,
+    kind: StoreKind,
     tls_only: bool,
     connect_timeout: Duration,
     reach: Reach,
@@ -99,6 +109,7 @@ impl Guard {
             return Err(refused("the service must be asked over TLS"));
         }
         let is_get = request.method() == Method::GET;
+        let is_put = request.method() == Method::PUT;
         let range = request.headers().get(header::RANGE).filter(|_| is_get);
         let asked = range.and_then(|range| range_len(range.to_str().ok()?));
         let goes_to = if is_get { Use::Address } else { Use::Header };
@@ -110,12 +121,17 @@ impl Guard {
         let answer = sent.map_err(|error| self.judged(error))?;
         self.reach.is_lost(Prospect::Good);
         let (head, mut body) = answer.into_parts();
-        content_length(&head.headers).map_err(|odd| refused(odd.into_io().to_string()))?;
+        let odd = |odd: Failure| refused(odd.into_io().to_string());
+        content_length(&head.headers).map_err(odd)?;
+        entity_tag(&head.headers).map_err(odd)?;
         if !head.status.is_success() {
             return Ok(HttpResponse::from_parts(head, reason(&mut body).await.into()));
         }
         let is_data = head.status == StatusCode::PARTIAL_CONTENT;
         let asked = asked.filter(|_| is_data);
+        if is_data {
+            unencoded(&head.headers).map_err(odd)?;
+        }
         let most = asked.unwrap_or(MAX_ANSWER);
         let mut bytes = Vec::new();
         timeout(patience, read(&mut body, most, &mut bytes)).await.map_err(late)?.map_err(
@@ -124,6 +140,11 @@ impl Guard {
                 Unread::Broken(error) => error,
             },
         )?;
+        let text = String::from_utf8_lossy(&bytes);
+        if is_put && (head.status != self.kind.put() || is_error(&text)) {
+            let why = answered(&head.status.to_string(), &text);
+            return Err(refused(format!("{why}, which is not the answer to this request")));
+        }
         if asked.is_none() {
             bytes = words::checked(&bytes, goes_to).map_err(refused)?.to_vec();
         }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use http::{HeaderMap, StatusCode, header};
 
 use super::retry::{Failure, refusal};
-use super::words::{content_length, digits, field};
+use super::words::{content_length, digits, entity_tag, field};
 
 /// What tells one version of an object from the next.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,14 +15,10 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    fn of(headers: &HeaderMap) -> Self {
-        let text = |name| {
-            headers
-                .get(name)
-                .and_then(|value: &http::HeaderValue| value.to_str().ok())
-                .map(str::to_owned)
-        };
-        Self { etag: text(header::ETAG), last_modified: text(header::LAST_MODIFIED) }
+    fn of(headers: &HeaderMap) -> Result<Self, Failure> {
+        let date = headers.get(header::LAST_MODIFIED).and_then(|date| date.to_str().ok());
+        let etag = entity_tag(headers)?.map(str::to_owned);
+        Ok(Self { etag, last_modified: date.map(str::to_owned) })
     }
 
     /// A weak tag never satisfies `If-Match`, so only a strong one is sent; both are compared.
@@ -58,29 +54,43 @@ pub(crate) fn checked(
     range: Option<&Range<u64>>,
     identity: Option<&Identity>,
 ) -> Result<Checked, Failure> {
-    let now = Identity::of(headers);
     let (total, ranged) = match (status, range) {
         (StatusCode::PARTIAL_CONTENT, Some(range)) => (placed(headers, range)?, true),
-        (StatusCode::OK, _) => (content_length(headers)?, false),
-        // An empty object has no byte 0. Most servers say that it is empty, and for the others it is asked for whole.
+        (StatusCode::OK, _) => {
+            unencoded(headers)?;
+            (content_length(headers)?, false)
+        }
+        // An empty object has no byte 0. A refusal alone makes it not that: it is asked for whole.
         (StatusCode::RANGE_NOT_SATISFIABLE, Some(range)) if range.start == 0 => {
             match field(headers, &header::CONTENT_RANGE)? {
-                Some("bytes */0") => (Some(0), true),
-                None if identity.is_none() => return Err(Failure::unsatisfiable()),
+                None | Some("bytes */0") if identity.is_none() => {
+                    return Err(Failure::unsatisfiable());
+                }
                 _ => return Err(refusal(status, headers, identity.is_some())),
             }
         }
         _ => return Err(refusal(status, headers, identity.is_some())),
     };
+    let now = Identity::of(headers)?;
     if identity.is_some_and(|identity| identity.differs(&now)) {
         return Err(Failure::changed());
     }
     Ok(Checked { identity: now, total, ranged })
 }
 
+/// Refuses data that was packed on the way, though nobody asked for that: the file has other bytes at other offsets.
+pub(crate) fn unencoded(headers: &HeaderMap) -> Result<(), Failure> {
+    let coding = field(headers, &header::CONTENT_ENCODING)?.unwrap_or_default();
+    match coding.is_empty() || coding.eq_ignore_ascii_case("identity") {
+        true => Ok(()),
+        false => Err(Failure::permanent("an answer with a Content-Encoding")),
+    }
+}
+
 /// Length of the object that a partial answer is of, if that is the range which was asked for: to its end, or to that
 /// of the object.
 pub(crate) fn placed(headers: &HeaderMap, range: &Range<u64>) -> Result<Option<u64>, Failure> {
+    unencoded(headers)?;
     let content_type = field(headers, &header::CONTENT_TYPE)?.unwrap_or_default();
     if content_type.to_ascii_lowercase().starts_with("multipart/byteranges") {
         return Err(Failure::permanent("the server answered several ranges"));

@@ -184,7 +184,7 @@ fn s3(
         .with_bucket_name(bucket)
         .with_region(&resolved.region)
         .with_client_options(client_options())
-        .with_http_connector(Connector::new(options, name)?)
+        .with_http_connector(Connector::new(options, name, StoreKind::S3)?)
         .with_retry(retry(options))
         // TLS and the store's own checks protect the body; hashing every part again would halve the upload.
         .with_unsigned_payload(true);

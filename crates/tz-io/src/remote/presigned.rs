@@ -23,8 +23,9 @@ use super::object::{SIGNED_FOR, Signed, failed};
 use super::options::RemoteOptions;
 use super::prospect::judged;
 use super::retry::{Failure, Retries, retry_after};
+use super::target::StoreKind;
 use super::transport::http_client;
-use super::words::{answered, element, is_document, is_word, word_of};
+use super::words::{answered, element, entity_tag, is_document, is_error, word_of};
 use crate::error::IoError;
 use crate::options::Cancel;
 
@@ -158,9 +159,10 @@ impl S3Object {
         let query = [("partNumber", &*number), ("uploadId", id)];
         let answer =
             self.send(Ask { query: &query, body, ..self.ask(Method::PUT, UPLOADING) }).await?;
-        let tag = answer.headers.get(header::ETAG).and_then(|tag| tag.to_str().ok());
-        match tag.filter(|tag| is_word(tag)) {
-            Some(tag) if answer.status.is_success() => Ok(tag.to_owned()),
+        let tag = entity_tag(&answer.headers).ok().flatten();
+        let is_done = answer.status == StoreKind::S3.put() && !is_error(&answer.text);
+        match tag {
+            Some(tag) if is_done => Ok(tag.to_owned()),
             _ => Err(self.refused(&answer, UPLOADING)),
         }
     }

@@ -94,7 +94,7 @@ impl Failure {
         Self { kind: Kind::Changed, source: io::Error::other("the object was replaced") }
     }
 
-    /// A range that is not there, of an object of which the server says nothing.
+    /// A range that is not there, of an object that may be empty.
     pub(crate) fn unsatisfiable() -> Self {
         let why = format!("the server answered {}", StatusCode::RANGE_NOT_SATISFIABLE);
         Self::refused(io::ErrorKind::UnexpectedEof, why)

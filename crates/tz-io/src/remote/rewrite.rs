@@ -51,8 +51,16 @@ pub(crate) fn replace_header(
         };
         let first_len = len.min(FIRST_PART.max(old.len() as u64));
         let get = GetOptions::new().with_range(Some(0..first_len)).with_if_match(Some(&*etag));
-        let first = async { store.get_opts(path, get).await?.bytes().await }.await;
-        let mut first = first.map_err(refused(&name, doing))?.to_vec();
+        let got = store.get_opts(path, get).await.map_err(refused(&name, doing))?;
+        // A server may ignore the condition.
+        if got.meta.e_tag.as_ref() != Some(&etag) {
+            return Err(IoError::Changed { location: name.clone() });
+        }
+        let mut first = got.bytes().await.map_err(refused(&name, doing))?.to_vec();
+        if first.len() as u64 != first_len {
+            let why = "an answer of another length than its range";
+            return Err(IoError::io(&name, doing)(io::Error::other(why)));
+        }
         match first.get_mut(..old.len()) {
             Some(header) if *header == *old && old.len() == new.len() => {
                 header.copy_from_slice(new)

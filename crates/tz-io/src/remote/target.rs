@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use http::StatusCode;
 use url::Url;
 
 use crate::error::IoError;
@@ -28,6 +29,16 @@ pub(crate) enum StoreKind {
     S3,
     Gcs,
     Azure,
+}
+
+impl StoreKind {
+    /// What it answers to a PUT that is done. Every other success (202, 204) says something else.
+    pub(crate) fn put(self) -> StatusCode {
+        match self {
+            Self::S3 | Self::Gcs => StatusCode::OK,
+            Self::Azure => StatusCode::CREATED,
+        }
+    }
 }
 
 impl fmt::Debug for RemoteLocation {

@@ -64,6 +64,14 @@ pub(crate) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Failure
     text.map(|text| digits(text).ok_or_else(odd)).transpose()
 }
 
+/// The entity tag that a head states. It becomes a header of later requests.
+pub(crate) fn entity_tag(headers: &HeaderMap) -> Result<Option<&str>, Failure> {
+    match field(headers, &header::ETAG)?.filter(|tag| !tag.is_empty()) {
+        Some(tag) if !is_word(tag) => Err(Failure::permanent("an answer with an odd etag")),
+        tag => Ok(tag),
+    }
+}
+
 /// Where the answer to a request of `object_store` goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Use {
@@ -123,14 +131,23 @@ fn is_xml_fit(xml: &str) -> bool {
 
 /// Whether `xml` is a whole document whose root is called `name`: a success of S3 says so.
 pub(crate) fn is_document(xml: &str, name: &str) -> bool {
+    opens(xml, name) && xml.trim_ascii().ends_with(&format!("</{name}>"))
+}
+
+/// Whether `xml` tells an error, whole or cut off, whatever status it came with.
+pub(crate) fn is_error(xml: &str) -> bool {
+    opens(xml, "Error")
+}
+
+/// Whether the root of `xml` is called `name`.
+fn opens(xml: &str, name: &str) -> bool {
     let xml = xml.trim_ascii();
     let xml = match xml.strip_prefix("<?") {
         Some(declaration) => declaration.split_once("?>").map_or("", |(_, rest)| rest),
         None => xml,
     };
     let opened = xml.trim_ascii().strip_prefix('<').and_then(|xml| xml.strip_prefix(name));
-    let is_opened = opened.is_some_and(|rest| rest.starts_with(['>', ' ', '\t', '\r', '\n']));
-    is_opened && xml.ends_with(&format!("</{name}>"))
+    opened.is_some_and(|rest| rest.starts_with(['>', ' ', '\t', '\r', '\n']))
 }
 
 /// Text of the first `<name>` in `xml`.

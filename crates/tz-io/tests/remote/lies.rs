@@ -6,13 +6,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use http::{Method, Request};
 use hyper::body::Incoming;
-use tz_io::{IoError, Location, copy, unfinished_uploads};
+use tz_io::{IoError, Location, unfinished_uploads};
 
 use crate::child::Job;
-use crate::model::{file, location, object, open, options, tensors, writing};
+use crate::model::{file, object, open, options, tensors};
 use crate::server::fault::{Fault, plain};
 use crate::server::objects::{Object, Objects};
-use crate::server::raw::Raw;
 use crate::server::s3::{ACCESS_KEY_ID, S3, SECRET_ACCESS_KEY};
 use crate::server::{Record, Reply, ReplyFuture, Server, Site, body};
 use crate::upload::{KEY, LENS, MIB, Upload, is_abort, is_completion, is_start, part};
@@ -269,9 +268,13 @@ fn what_was_put_counts_where_its_tag_is_told() {
     let is_put = |record: &Record| record.method == Method::PUT;
     for lens in [&[1000][..], &LENS] {
         // Taken, and not told; or not even taken.
-        for fault in
-            [Fault::without("etag"), Fault::Status(200, &[], ""), Fault::Status(204, &[], "")]
-        {
+        for fault in [
+            Fault::without("etag"),
+            Fault::header("etag", ""),
+            Fault::header("etag", format!("\"{}\"", "e".repeat(8 << 10)).leak()),
+            Fault::Status(200, &[], ""),
+            Fault::Status(204, &[], ""),
+        ] {
             let upload = Upload::new();
             upload.server.fault(is_put, fault);
             let written = upload.write(&tensors(lens));
@@ -280,93 +283,22 @@ fn what_was_put_counts_where_its_tag_is_told() {
     }
 }
 
-/// A copy from there fails, and the file at its destination stays.
-#[track_caller]
-fn check_kept(url: &str) {
-    let folder = tempfile::tempdir().expect("a folder");
-    let to = folder.path().join("good.tensors");
-    std::fs::write(&to, "good").expect("written");
-    for direct in [true, false] {
-        let mut options = options();
-        options.direct = direct;
-        options.retries = 0;
-        let copied = copy(&location(url), &Location::File(to.clone()), &writing(options));
-        assert!(matches!(copied, Err(IoError::Io { .. })), "{copied:?}");
-        assert_eq!(std::fs::read(&to).expect("there"), b"good");
-        assert_eq!(std::fs::read_dir(folder.path()).expect("there").count(), 1);
-    }
-}
-
 #[test]
-fn a_refused_range_does_not_make_an_object_empty() {
-    for head in [
-        "content-length: 0",
-        "content-length: 0\r\ncontent-range: bytes */5",
-        "content-length: 0\r\ncontent-range: bytes 0-0/0",
-        "content-length: 0\r\ncontent-range: bytes */0\r\ncontent-range: bytes */5",
-        "content-length: 0\r\ncontent-range: bytes */+0",
-        "content-length: 0\r\ncontent-range: items */0",
-        "content-length: 0\r\ncontent-range: bytes */",
-        "content-length: 0\r\ncontent-range: bytes */*",
-    ] {
-        let server = Raw::new(format!("HTTP/1.1 416 Range Not Satisfiable\r\n{head}\r\n\r\n"));
-        check_kept(&server.url("/model.tensors"));
-        assert!(server.requests() > 0, "{head}");
-    }
-}
-
-#[test]
-fn only_the_range_that_was_asked_for_counts() {
-    let text = "0123456789";
-    for head in [
-        // Another end.
-        "content-length: 10\r\ncontent-range: bytes 0-9/100",
-        "content-length: 10\r\ncontent-range: bytes 0-9/9",
-        "content-length: 10\r\ncontent-range: bytes 0-9/*",
-        "content-length: 10\r\ncontent-range: bytes 0-10/10",
-        // Another length.
-        "content-length: 9\r\ncontent-range: bytes 0-9/10",
-        "content-length: 11\r\ncontent-range: bytes 0-9/10",
-        // Signs.
-        "content-length: +10\r\ncontent-range: bytes 0-9/10",
-        "content-length: 10\r\ncontent-range: bytes +0-9/10",
-        "content-length: 10\r\ncontent-range: bytes 0-+9/10",
-        "content-length: 10\r\ncontent-range: bytes 0-9/+10",
-        // Contradictions.
-        "content-length: 10\r\ncontent-length: 9\r\ncontent-range: bytes 0-9/10",
-        "content-length: 10, 9\r\ncontent-range: bytes 0-9/10",
-        "content-length: 10\r\ncontent-range: bytes 0-9/10\r\ncontent-range: bytes 0-9/11",
-        // Several ranges.
-        "content-length: 10\r\ncontent-type: multipart/byteranges; boundary=x",
-        "content-length: 10\r\ncontent-range: bytes 0-9/10\r\ncontent-type: Multipart/ByteRanges",
-    ] {
-        let head = format!("HTTP/1.1 206 Partial Content\r\n{head}\r\nconnection: close");
-        let server = Raw::new(format!("{head}\r\n\r\n{text}"));
-        check_kept(&server.url("/model.tensors"));
-        assert!(server.requests() > 0, "{head}");
-    }
-    for range in ["0-9", "0-98", "1-99"] {
-        let head = format!("content-length: 100\r\ncontent-range: bytes {range}/100");
-        let head = format!("HTTP/1.1 206 Partial Content\r\n{head}\r\nconnection: close");
-        check_kept(&Raw::new(format!("{head}\r\n\r\n{}", text.repeat(10))).url("/model.tensors"));
-    }
-    let good = "content-length: 10\r\ncontent-range: bytes 0-9/10";
-    let server = Raw::new(format!("HTTP/1.1 206 Partial Content\r\n{good}\r\n\r\n{text}"));
-    let source = location(&server.url("/any")).open(&options()).expect("all of it");
-    assert_eq!(source.len(), Some(10));
-}
-
-#[test]
-fn a_stream_has_one_length() {
-    for head in
-        ["content-length: 10\r\ncontent-length: 9", "content-length: +10", "content-length: 1 0"]
-    {
-        let server = Raw::new(format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n0123456789"));
-        for direct in [true, false] {
-            let mut options = options();
-            (options.direct, options.retries) = (direct, 0);
-            let opened = location(&server.url("/model.tensors")).open(&options);
-            assert!(matches!(opened, Err(IoError::Io { .. })), "{head} {opened:?}");
+fn what_was_put_counts_where_the_status_says_so() {
+    const TAG: &[(&str, &str)] = &[("etag", "\"e\"")];
+    const DENIED: &str = "<?xml version=\"1.0\"?>\n<Error><Code>AccessDenied</Code></Error>";
+    let is_put = |record: &Record| record.method == Method::PUT;
+    for lens in [&[1000][..], &LENS] {
+        let statuses = [201, 202, 203, 204, 206].map(|status| (status, ""));
+        for (status, text) in statuses.into_iter().chain([(200, DENIED), (200, "<Error><Co")]) {
+            let upload = Upload::new();
+            upload.server.fault(is_put, Fault::Status(status, TAG, text));
+            let error = upload.write(&tensors(lens)).expect_err("nothing says that it is done");
+            assert!(error.to_string().contains("not the answer to this"), "{status} {error}");
+            assert_eq!(error.to_string().contains("AccessDenied"), text == DENIED, "{error}");
         }
     }
+    let upload = Upload::new();
+    upload.server.fault(is_put, Fault::Status(200, TAG, ""));
+    upload.write(&tensors(&[1000])).expect("it says that it is done");
 }

@@ -23,5 +23,6 @@ mod requests;
 mod rewrap;
 mod secrets;
 mod tls;
+mod untrue_reads;
 mod upload;
 mod upload_faults;

@@ -1,8 +1,10 @@
 //! Key slots of an object are changed: its header is new, the rest is copied on the server, and the version of
 //! somebody else is never replaced.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use bytes::Bytes;
 use http::Method;
 use tz_crypto::{FileSealer, Key, SealSecret, SlotChange};
 use tz_format::{Element, Limits, TensorSpec};
@@ -15,7 +17,7 @@ use crate::model::signed;
 use crate::server::fault::Fault;
 use crate::server::objects::{Object, Objects};
 use crate::server::s3::S3;
-use crate::server::{Record, Server};
+use crate::server::{Record, Reply, Server, body};
 
 const NAME: &str = "folder name+é.tensors";
 
@@ -150,6 +152,68 @@ fn an_object_that_somebody_replaces_meanwhile_is_left_as_they_made_it() {
         assert!(matches!(error, IoError::Changed { .. }), "{len}: {error}");
         assert!(stand.object() == theirs, "{len}");
         assert_eq!(stand.s3.uploads(), [], "nothing is left");
+    }
+}
+
+/// The tag of the header that is read says what it belongs to, whether the server minds `If-Match` or not.
+#[test]
+fn a_header_with_the_tag_of_another_version_is_not_rewritten() {
+    for len in LENS {
+        let file = sealed(len);
+        for fault in [Fault::header("etag", "\"another\""), Fault::without("etag")] {
+            let stand = Stand::with(&file);
+            // The read after the one that opens the file; that asks for no version.
+            let is_read = |record: &Record| {
+                record.method == Method::GET && record.header("if-match").is_some()
+            };
+            stand.server.fault(is_read, fault);
+            let error = stand.rewrap(&[1]).expect_err("refused");
+            assert!(matches!(error, IoError::Changed { .. }), "{len}: {error}");
+            assert!(stand.object() == file, "{len}");
+            assert_eq!(stand.sent(is_last).len() + stand.s3.uploads().len(), 0, "nothing was sent");
+        }
+    }
+}
+
+#[test]
+fn a_tag_that_is_longer_than_a_word_is_refused() {
+    let file = sealed(LENS[0]);
+    for method in [Method::HEAD, Method::GET] {
+        let stand = Stand::with(&file);
+        let long = format!("\"{}\"", "e".repeat(8 << 10)).leak();
+        stand.server.fault(move |record| record.method == method, Fault::header("etag", long));
+        let error = stand.rewrap(&[1]).expect_err("refused");
+        assert!(matches!(error, IoError::Io { .. }), "{error}");
+        assert!(error.to_string().contains("odd etag"), "{error}");
+        assert!(stand.object() == file);
+    }
+}
+
+#[test]
+fn a_header_that_comes_packed_is_refused() {
+    let file = sealed(LENS[0]);
+    let stand = Stand::with(&file);
+    let packed = Fault::header("content-encoding", "gzip");
+    stand.server.fault(|record| record.header("if-match").is_some(), packed);
+    let error = stand.rewrap(&[1]).expect_err("refused");
+    assert!(error.to_string().contains("an answer with a Content-Encoding"), "{error}");
+    assert!(stand.object() == file);
+}
+
+#[test]
+fn a_header_that_comes_in_part_is_not_rewritten() {
+    for len in LENS {
+        let file = sealed(len);
+        let stand = Stand::with(&file);
+        let front = Bytes::copy_from_slice(&file[..header_len(&file) + 1000]);
+        let short = Fault::Edit(Arc::new(move |reply: &mut Reply| {
+            reply.headers_mut().insert("content-length", front.len().into());
+            *reply.body_mut() = body::frames([front.clone()]);
+        }));
+        stand.server.fault(|record| record.header("if-match").is_some(), short);
+        let error = stand.rewrap(&[1]).expect_err("refused");
+        assert!(matches!(error, IoError::Io { .. }), "{len}: {error}");
+        assert!(stand.object() == file, "{len}");
     }
 }
 

@@ -1,5 +1,6 @@
 //! How the bytes of an upload get to each kind of store. Owns [`Route`].
 
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
@@ -89,7 +90,11 @@ impl Route {
                 let put = store.put_opts(path, bytes.into(), PutOptions::from(mode.clone())).await;
                 let create_only = *mode == PutMode::Create;
                 match put {
-                    Ok(put) => Ok(put.e_tag.unwrap_or_default()),
+                    Ok(put) => {
+                        let tag = put.e_tag.filter(|tag| !tag.is_empty());
+                        let none = || io::Error::other("an answer without an etag");
+                        tag.ok_or_else(|| IoError::io(self.name(), UPLOADING)(none()))
+                    }
                     Err(
                         object_store::Error::AlreadyExists { .. }
                         | object_store::Error::Precondition { .. },
