@@ -78,13 +78,17 @@ pub(crate) fn checked(
     Ok(Checked { identity: now, total, ranged })
 }
 
+/// Codings that leave the bytes as they are. `aws-chunked` describes how an object was uploaded: some stores keep the
+/// word with the object, whose bytes they have unpacked.
+const PLAIN_CODINGS: [&str; 3] = ["", "identity", "aws-chunked"];
+
 /// Refuses data that was packed on the way, though nobody asked for that: the file has other bytes at other offsets.
 pub(crate) fn unencoded(headers: &HeaderMap) -> Result<(), Failure> {
     let coding = field(headers, &header::CONTENT_ENCODING)?.unwrap_or_default();
-    match coding.is_empty() || coding.eq_ignore_ascii_case("identity") {
-        true => Ok(()),
-        false => Err(Failure::permanent("an answer with a Content-Encoding")),
+    if PLAIN_CODINGS.iter().any(|plain| coding.eq_ignore_ascii_case(plain)) {
+        return Ok(());
     }
+    Err(Failure::permanent("an answer with a Content-Encoding"))
 }
 
 /// Length of the object that a partial answer is of, if that is the range which was asked for: to its end, or to that

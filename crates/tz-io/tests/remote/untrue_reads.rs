@@ -105,7 +105,7 @@ fn packed_data_is_refused() {
                 assert!(matches!(opened, Err(IoError::Io { .. })), "{coding} {opened:?}");
             }
         }
-        for coding in ["identity", "Identity", ""] {
+        for coding in ["identity", "Identity", "", "aws-chunked"] {
             let server = answer(&format!("content-encoding: {coding}"));
             location(&server.url("/any")).open(&options()).expect("not packed");
         }
