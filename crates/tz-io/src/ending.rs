@@ -1,7 +1,7 @@
 //! What follows the last tensor of a sealed file: the terminator, and the journal of a rewrap that was interrupted.
 //! Owns [`Ending`] and how readers find it; they never write.
 
-use std::io::IoSliceMut;
+use std::io::{ErrorKind, IoSliceMut};
 use std::ops::Range;
 
 use tz_crypto::{CryptoError, Journal, JournalPlace, Tail};
@@ -42,7 +42,13 @@ impl Ending {
         let mut check = Tail::new(place);
         let mut at = place.file_len();
         while at < len && !check.is_decided() {
-            let bytes = read(source, at..len.min(at + STEP))?;
+            let bytes = match read(source, at..len.min(at + STEP)) {
+                // A rewrap that was under way has removed its journal since the length was read.
+                Err(IoError::Io { source, .. }) if source.kind() == ErrorKind::UnexpectedEof => {
+                    return Ok(Self::Terminator);
+                }
+                bytes => bytes?,
+            };
             if !check.push(&bytes) {
                 return Ok(Self::Foreign);
             }
@@ -116,8 +122,7 @@ impl TensorFile {
 
 /// The bytes of a range that is known to be there, or to be short.
 pub(crate) fn read(source: &dyn RangeRead, range: Range<u64>) -> Result<Vec<u8>, IoError> {
-    let too_large =
-        |_| IoError::io(source.location(), "read")(std::io::ErrorKind::OutOfMemory.into());
+    let too_large = |_| IoError::io(source.location(), "read")(ErrorKind::OutOfMemory.into());
     let len = usize::try_from(range.end.saturating_sub(range.start)).map_err(too_large)?;
     let mut bytes = vec![0; len];
     source.read_into(range.start, &mut [IoSliceMut::new(&mut bytes)])?;

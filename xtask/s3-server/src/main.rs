@@ -5,6 +5,7 @@
 
 use anyhow::{Context, Result, bail};
 use hyper::body::Incoming;
+use hyper::header::{ACCEPT_RANGES, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -36,7 +37,14 @@ async fn main() -> Result<()> {
         let service = service.clone();
         let answer = service_fn(move |request: hyper::Request<Incoming>| {
             let service = service.clone();
-            async move { service.call(request.map(s3s::Body::from)).await }
+            async move {
+                let answer = service.call(request.map(s3s::Body::from)).await;
+                // S3 says so with every object, and the reference reads in parallel only where a server does.
+                answer.map(|mut answer| {
+                    answer.headers_mut().insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+                    answer
+                })
+            }
         });
         tokio::spawn(async move {
             // A client that goes away ends its own connection only.

@@ -6,6 +6,7 @@
     reason = "files of the tests are small, and valid unless a test says otherwise"
 )]
 
+use std::io::IoSliceMut;
 use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
@@ -16,6 +17,7 @@ use tz_crypto::{
 };
 use tz_format::testing::{CASES, paint};
 use tz_format::{Element, HashKind, TensorSpec};
+use tz_io::testing::MemoryFile;
 use tz_io::{
     Algorithm, FileSource, HeapPool, IoError, LocalFile, Location, MemorySource, OpenOptions,
     Piece, PlainFiles, RangeRead, ReadOptions, Selection, StreamSource, TensorFile,
@@ -226,6 +228,42 @@ fn a_sealed_file_is_a_source_at_any_offset() {
         }
         assert!(source.read_at(i, entry.data_len, &mut [0]).is_err());
     }
+}
+
+/// A file that had 40 bytes more when its length was read: the journal of a rewrap that ended meanwhile.
+#[derive(Debug)]
+struct Shortened(MemoryFile);
+
+impl RangeRead for Shortened {
+    fn len(&self) -> Option<u64> {
+        self.0.len().map(|len| len + 40)
+    }
+
+    fn read_into(&self, offset: u64, buffers: &mut [IoSliceMut<'_>]) -> Result<(), IoError> {
+        self.0.read_into(offset, buffers)
+    }
+
+    fn max_readers(&self) -> usize {
+        self.0.max_readers()
+    }
+
+    fn location(&self) -> &str {
+        self.0.location()
+    }
+}
+
+#[test]
+fn e12_a_journal_that_is_removed_while_a_file_is_opened_is_none() {
+    let options = sealing(FileSealer::sealed(&[own_key()], 4096).unwrap());
+    let (_folder, location, expect) = written(&options);
+    let bytes = std::fs::read(location.to_string()).unwrap();
+    let open = |key: &[u8]| {
+        let source = Shortened(MemoryFile::new(bytes.clone()));
+        TensorFile::from_source_with(Box::new(source), &secrets(key))
+    };
+    check_digests(|| open(&KEY).unwrap(), &expect);
+    assert!(!open(&KEY).unwrap().ends_in_journal());
+    assert!(matches!(open(&[9; 32]).unwrap_err(), IoError::Crypto { tensor: None, .. }));
 }
 
 #[test]
