@@ -16,7 +16,7 @@ use tz_crypto::{
     Passphrase, SealSecret, Secret,
 };
 use tz_format::testing::{CASES, paint};
-use tz_format::{Element, HashKind, TensorSpec};
+use tz_format::{Element, HashKind, TensorSpec, hex};
 use tz_io::testing::MemoryFile;
 use tz_io::{
     Algorithm, FileSource, HeapPool, IoError, LocalFile, Location, MemorySource, OpenOptions,
@@ -38,10 +38,6 @@ fn own_key() -> SealSecret {
 
 fn unhex(text: &str) -> Vec<u8> {
     (0..text.len()).step_by(2).map(|i| u8::from_str_radix(&text[i..i + 2], 16).unwrap()).collect()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// SHA-256 of every tensor by name, read as a stream of pieces.

@@ -156,7 +156,7 @@ fn a_torn_header_before_a_journal_is_refused_and_the_error_names_rewrap() {
     for header in [&halfway.torn(), &[&new[..half], &old[half..]].concat(), &damaged] {
         for tail in [&journal[..], &journal[..100]] {
             if *header == damaged && tail.len() < journal.len() {
-                // Nothing says where a part of a journal would stand.
+                // Nothing says where a part of a journal would be.
                 continue;
             }
             let file = halfway.put(header, tail);
